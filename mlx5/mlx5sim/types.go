@@ -1,0 +1,204 @@
+package mlx5sim
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/rrppcc-go/rrppcc/internal/kernel"
+)
+
+// Fabric is a set of simulated devices in one process. Devices of one fabric
+// reach each other directly: the doorbell of one runs its work requests to
+// completion in the queues of the other, on the caller's goroutine.
+//
+// One mutex guards the state of all its devices, so that a doorbell is one
+// critical section. Nothing blocks under it and no callback of a user runs
+// under it.
+type Fabric struct {
+	mu    sync.Mutex
+	byGID map[[16]byte]*Device
+}
+
+// Device is one simulated ConnectX with one port. It implements
+// kernel.Device.
+type Device struct {
+	fab  *Fabric
+	opt  options
+	name string
+	addr netip.Addr // the address that its GIDs and its link use
+	mac  [6]byte
+	gids []gidSlot
+	link link // nil: reaches only devices of its fabric
+
+	// Guarded by fab.mu.
+	closed bool
+	files  map[*file]struct{}
+	qps    map[uint32]*qp // by QPN
+	cqs    map[uint32]*cq // by CQN
+	mrs    map[uint32]*mr // by key; lkey and rkey of an MR are the same number
+	stats  Stats
+}
+
+type gidSlot struct {
+	gid     [16]byte
+	typ     uint8 // IB_UVERBS_GID_TYPE_*
+	ifindex uint32
+}
+
+// file is one open of the device: the kernel's ucontext.
+type file struct {
+	dev *Device
+	dma DMA
+
+	// Guarded by dev.fab.mu.
+	closed  bool
+	ready   bool // GET_CONTEXT was answered
+	handles map[uint32]object
+	next    uint32 // next handle
+	uars    []*uar
+	events  map[int32]*eventFile
+	async   *eventFile
+}
+
+// object is anything that a handle names: *pd, *mr, *cq, *qp, *ah, *uar.
+type object interface {
+	// busy reports whether another object depends on this one (EBUSY).
+	busy() bool
+	// destroy takes the object out of the device. Caller holds fab.mu.
+	destroy()
+}
+
+// DMA is all access that the device has to the user's memory. Addresses are
+// user virtual addresses; a bad one answers an error and moves nothing.
+// Implementations are called under the fabric's mutex.
+type DMA interface {
+	Read(addr uint64, p []byte) error
+	Write(addr uint64, p []byte) error
+	// View returns the n bytes at addr themselves, or nil where the memory
+	// cannot be reached without copying.
+	View(addr uint64, n int) []byte
+	// Mapped reports whether all n bytes at addr can be read.
+	Mapped(addr uint64, n uint64) bool
+}
+
+// uar is one UAR page as user space mapped it.
+type uar struct {
+	file   *file
+	handle uint32
+	index  uint32 // page id that QPs and CQs name
+	offset int64  // of the mapping
+	mem    []byte // the page, shared with user space; nil until mapped
+}
+
+type pd struct {
+	file   *file
+	handle uint32
+	pdn    uint32
+	refs   int // MRs, QPs and AHs
+}
+
+type mr struct {
+	pd     *pd
+	handle uint32
+	key    uint32
+	iova   uint64 // first address by which work requests name it
+	start  uint64 // first user virtual address
+	length uint64
+	access uint32 // IB_UVERBS_ACCESS_*
+}
+
+type ah struct {
+	pd     *pd
+	handle uint32
+}
+
+type cq struct {
+	file    *file
+	handle  uint32
+	user    uint64 // user_handle: what events name
+	cqn     uint32
+	buf     uint64 // user address of the ring
+	dbrec   uint64 // user address of the doorbell record: consumer index, arm word
+	cqeSize int    // bytes, 64 or 128
+	size    uint32 // entries, a power of two
+	channel *eventFile
+	refs    int // QPs
+
+	pi          uint32 // free-running producer index
+	armed       bool
+	armedSol    bool   // armed for solicited completions only
+	eventPI     uint32 // pi when the last event was raised
+	overrun     bool
+	compEvents  uint32 // events written to the channel
+	asyncEvents uint32
+}
+
+type qp struct {
+	file   *file
+	pd     *pd
+	handle uint32
+	user   uint64
+	qpn    uint32
+	uidx   uint32
+	typ    uint8 // IB_UVERBS_QPT_*
+	sigAll bool
+	sendCQ *cq
+	recvCQ *cq
+	cap    qpCap
+	attr   qpAttr // what MODIFY_QP set; attr.state is the QP's state
+
+	dbrec uint64 // user address: receive counter, send counter
+	rq    wq     // RQ first in the buffer, SQ behind it: the driver's ABI
+	sq    wq
+
+	req  requester // wire transport, as requester
+	resp responder // wire transport, as responder
+
+	asyncEvents uint32
+}
+
+// wq is a work queue in user memory. pi and ci are free-running: WQEBBs of
+// 64 bytes in an SQ, WQEs in an RQ.
+type wq struct {
+	buf    uint64 // user address of entry 0
+	size   uint32 // entries, a power of two; 0 = no queue
+	stride uint32 // bytes per entry
+	pi     uint32
+	ci     uint32
+}
+
+type qpCap struct {
+	sendWR, recvWR, sendSGE, recvSGE, inline uint32
+}
+
+// qpAttr holds the attributes of MODIFY_QP in the units of the command.
+type qpAttr struct {
+	state        uint8
+	access       uint32
+	pkeyIndex    uint16
+	port         uint8
+	qkey         uint32
+	dest         addressVector
+	pathMTU      uint8
+	timeout      uint8
+	retryCnt     uint8
+	rnrRetry     uint8
+	rqPSN, sqPSN uint32
+	maxRdAtomic  uint8
+	maxDestRd    uint8
+	minRNRTimer  uint8
+	destQPN      uint32
+}
+
+type addressVector struct {
+	dgid         [16]byte
+	flowLabel    uint32
+	sgidIndex    uint8
+	hopLimit     uint8
+	trafficClass uint8
+	sl           uint8
+	isGlobal     bool
+	port         uint8
+}
+
+var _ kernel.Device = (*Device)(nil)

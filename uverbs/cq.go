@@ -1,0 +1,169 @@
+package uverbs
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/rrppcc-go/rrppcc/internal/abi"
+	"github.com/rrppcc-go/rrppcc/internal/kernel"
+)
+
+// CompChannel is a completion channel: a file that delivers an event when an
+// armed CQ gets a completion. Methods may be called from several goroutines at
+// once.
+type CompChannel struct {
+	ctx    *Context
+	file   kernel.EventFile
+	closed atomic.Bool
+}
+
+// CreateCompChannel creates a completion channel.
+func (c *Context) CreateCompChannel() (*CompChannel, error) {
+	in := new(abi.Ib_uverbs_create_comp_channel)
+	out := new(abi.Ib_uverbs_create_comp_channel_resp)
+	if err := c.writeCommand(abi.IB_USER_VERBS_CMD_CREATE_COMP_CHANNEL, kernel.Bytes(in), kernel.Bytes(out)).Run(c.file); err != nil {
+		return nil, opError("create", "completion channel", err)
+	}
+	file, err := c.file.Events(int32(out.Fd))
+	if err != nil {
+		return nil, opError("create", "completion channel", err)
+	}
+	return &CompChannel{ctx: c, file: file}, nil
+}
+
+// Wait blocks until an armed CQ of this channel has a completion, and returns
+// the CQ, which must be armed again for the next event. An event of a CQ that
+// is closed by now is skipped. Arming does not report completions that are in
+// the queue already: arm, then poll once more, then wait.
+func (ch *CompChannel) Wait(ctx context.Context) (*CQ, error) {
+	desc := new(abi.Ib_uverbs_comp_event_desc)
+	for {
+		n, err := ch.file.ReadEvent(ctx, kernel.Bytes(desc))
+		if err != nil {
+			return nil, opError("wait", "completion channel", err)
+		}
+		if n != int(unsafe.Sizeof(*desc)) {
+			return nil, opError("wait", "completion channel", ErrBadAnswer)
+		}
+		ch.ctx.mu.Lock()
+		cq := ch.ctx.cqs[desc.Cq_handle]
+		ch.ctx.mu.Unlock()
+		if cq != nil {
+			cq.drv.EventArrived()
+			return cq, nil
+		}
+	}
+}
+
+// Close closes the channel and wakes its waiters. CQs that use it must be
+// closed first.
+func (ch *CompChannel) Close() error {
+	if ch.closed.Swap(true) {
+		return opError("close", "completion channel", ErrClosed)
+	}
+	return opError("close", "completion channel", ch.file.Close())
+}
+
+// CQInitAttr says what completion queue is wanted.
+type CQInitAttr struct {
+	Depth   int          // completions that it must hold; rounded up
+	Channel *CompChannel // where armed events go; may be nil
+	Vector  int          // completion vector, below Context.NumCompVectors
+}
+
+// CQ is a completion queue. Poll and Arm belong to one owner goroutine at a
+// time; the rest may be called from anywhere.
+type CQ struct {
+	ctx    *Context
+	drv    CQDriver
+	handle uint32
+	user   uint64
+	closed atomic.Bool
+}
+
+// CreateCQ creates a completion queue.
+func (c *Context) CreateCQ(attr *CQInitAttr) (*CQ, error) {
+	if attr.Depth <= 0 || attr.Vector < 0 {
+		return nil, &Error{Op: "create", Object: "cq", Err: syscall.EINVAL, Hint: fmt.Sprintf("depth %d, vector %d", attr.Depth, attr.Vector)}
+	}
+	cq := &CQ{ctx: c, user: c.userHandle()}
+	issued := false
+	drv, err := c.drv.CreateCQ(attr, func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error) {
+		got := new(uint32)
+		cmd := c.command(abi.UVERBS_OBJECT_CQ, abi.UVERBS_METHOD_CQ_CREATE)
+		cmd.NewObject(abi.UVERBS_ATTR_CREATE_CQ_HANDLE)
+		cmd.Out(abi.UVERBS_ATTR_CREATE_CQ_RESP_CQE, kernel.Bytes(got))
+		cmd.U32(abi.UVERBS_ATTR_CREATE_CQ_CQE, cqe)
+		cmd.Const(abi.UVERBS_ATTR_CREATE_CQ_USER_HANDLE, cq.user)
+		if attr.Channel != nil {
+			cmd.FD(abi.UVERBS_ATTR_CREATE_CQ_COMP_CHANNEL, attr.Channel.file.FD(), false)
+		}
+		cmd.U32(abi.UVERBS_ATTR_CREATE_CQ_COMP_VECTOR, uint32(attr.Vector))
+		cmd.FD(abi.UVERBS_ATTR_CREATE_CQ_EVENT_FD, c.async.FD(), true)
+		cmd.UHW(uhwIn, uhwOut)
+		if err := cmd.Run(c.file); err != nil {
+			return 0, err
+		}
+		issued = true
+		cq.handle = cmd.Handle(abi.UVERBS_ATTR_CREATE_CQ_HANDLE)
+		return *got, nil
+	})
+	if err != nil {
+		if issued {
+			cq.destroy()
+		}
+		return nil, opError("create", "cq", err)
+	}
+	cq.drv = drv
+	c.mu.Lock()
+	c.cqs[cq.user] = cq
+	c.mu.Unlock()
+	return cq, nil
+}
+
+// Context returns the context that the CQ belongs to.
+func (cq *CQ) Context() *Context { return cq.ctx }
+
+// Handle returns the kernel's handle, for providers.
+func (cq *CQ) Handle() uint32 { return cq.handle }
+
+// Driver returns the provider's half, for providers.
+func (cq *CQ) Driver() CQDriver { return cq.drv }
+
+// Depth returns the number of completions that the queue holds.
+func (cq *CQ) Depth() int { return cq.drv.Depth() }
+
+// Poll moves up to len(wc) completions into wc, oldest first, and returns how
+// many. It never blocks and never allocates. With an error the first n are
+// valid all the same.
+func (cq *CQ) Poll(wc []WC) (int, error) { return cq.drv.Poll(wc) }
+
+// Arm asks for one event on the CQ's channel at the next completion
+// (solicitedOnly: the next solicited or failed one).
+func (cq *CQ) Arm(solicitedOnly bool) error { return cq.drv.Arm(solicitedOnly) }
+
+func (cq *CQ) destroy() error {
+	out := new(abi.Ib_uverbs_destroy_cq_resp)
+	cmd := cq.ctx.command(abi.UVERBS_OBJECT_CQ, abi.UVERBS_METHOD_CQ_DESTROY)
+	cmd.Object(abi.UVERBS_ATTR_DESTROY_CQ_HANDLE, cq.handle)
+	cmd.Out(abi.UVERBS_ATTR_DESTROY_CQ_RESP, kernel.Bytes(out))
+	return cmd.Run(cq.ctx.file)
+}
+
+// Close destroys the queue. It fails with EBUSY while a QP uses it.
+func (cq *CQ) Close() error {
+	if cq.closed.Swap(true) {
+		return opError("close", "cq", ErrClosed)
+	}
+	if err := cq.destroy(); err != nil {
+		cq.closed.Store(false)
+		return opError("close", "cq", err)
+	}
+	cq.ctx.mu.Lock()
+	delete(cq.ctx.cqs, cq.user)
+	cq.ctx.mu.Unlock()
+	return opError("close", "cq", cq.drv.Close())
+}

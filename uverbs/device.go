@@ -1,0 +1,55 @@
+package uverbs
+
+import (
+	"fmt"
+
+	"github.com/rrppcc-go/rrppcc/internal/kernel"
+)
+
+// Device is an RDMA device that can be opened. Devices lists the machine's;
+// a simulated device brings its own.
+type Device struct {
+	k    kernel.Device
+	info kernel.DeviceInfo
+}
+
+// NewDevice wraps something that answers the uverbs ABI. It is for simulators
+// of this module; users get devices from [Devices].
+func NewDevice(k kernel.Device) *Device { return &Device{k: k, info: k.Info()} }
+
+// Name returns the RDMA device name, such as mlx5_0.
+func (d *Device) Name() string { return d.info.Name }
+
+// Driver returns the name of the kernel driver, such as mlx5_core.
+func (d *Device) Driver() string { return d.info.Driver }
+
+// DriverID returns the kernel's enum rdma_driver_id.
+func (d *Device) DriverID() uint32 { return d.info.DriverID }
+
+// NodeGUID returns the node GUID in network order.
+func (d *Device) NodeGUID() [8]byte { return d.info.NodeGUID }
+
+// Simulated reports whether a simulator in this process answers.
+func (d *Device) Simulated() bool { return d.info.Simulated }
+
+func (d *Device) String() string {
+	if d.info.Simulated {
+		return fmt.Sprintf("%s (simulated %s)", d.info.Name, d.info.Driver)
+	}
+	return fmt.Sprintf("%s (%s)", d.info.Name, d.info.Driver)
+}
+
+// Open opens the device with the provider of its driver. The context must be
+// closed.
+func (d *Device) Open() (*Context, error) {
+	p := providerFor(d.info.DriverID)
+	if p == nil {
+		return nil, &Error{Op: "open", Object: "device " + d.info.Name, Err: ErrNoProvider,
+			Hint: fmt.Sprintf("driver %q, id %d; is the provider's package imported?", d.info.Driver, d.info.DriverID)}
+	}
+	file, err := d.k.Open()
+	if err != nil {
+		return nil, openError(d, err)
+	}
+	return newContext(d, file, p)
+}
