@@ -37,6 +37,11 @@ type Device struct {
 	cqs    map[uint32]*cq // by CQN
 	mrs    map[uint32]*mr // by key; lkey and rkey of an MR are the same number
 	stats  Stats
+
+	ifname string // interface that holds addr; empty if none
+
+	// Counters that the next object's number comes from. Guarded by fab.mu.
+	nextQPN, nextCQN, nextPDN, nextUAR, nextMKey uint32
 }
 
 type gidSlot struct {

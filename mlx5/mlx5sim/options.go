@@ -1,0 +1,61 @@
+package mlx5sim
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/rrppcc-go/rrppcc/uverbs"
+)
+
+// Option configures [New].
+type Option func(*options)
+
+type options struct {
+	name      string
+	addr      netip.Addr
+	fabric    *Fabric
+	mtu       uverbs.MTU
+	inProcess bool
+}
+
+// WithName sets the RDMA device name. The default is mlx5_sim0, mlx5_sim1, and
+// so on, unique within the process.
+func WithName(name string) Option { return func(o *options) { o.name = name } }
+
+// WithAddr sets the IPv4 or IPv6 address of the device: its GIDs carry it and
+// its link binds it. The default is a random free address of 127.0.0.0/8, so
+// that several processes of one machine do not have to agree on anything.
+func WithAddr(a netip.Addr) Option { return func(o *options) { o.addr = a.Unmap() } }
+
+// WithFabric puts the device in f instead of the process-wide default fabric.
+func WithFabric(f *Fabric) Option { return func(o *options) { o.fabric = f } }
+
+// WithMTU sets the port's maximum and active MTU; the default is 4096.
+func WithMTU(m uverbs.MTU) Option { return func(o *options) { o.mtu = m } }
+
+// InProcess leaves out the UDP link: the device reaches only devices of its
+// fabric, starts no goroutine and opens no socket.
+func InProcess() Option { return func(o *options) { o.inProcess = true } }
+
+var nextName atomic.Uint32
+
+func makeOptions(opts []Option) (options, error) {
+	o := options{fabric: defaultFabric, mtu: uverbs.MTU4096}
+	for _, f := range opts {
+		f(&o)
+	}
+	if o.fabric == nil {
+		return o, fmt.Errorf("mlx5sim: WithFabric(nil)")
+	}
+	if o.mtu.Bytes() == 0 {
+		return o, fmt.Errorf("mlx5sim: MTU code %d is none of 1 (256) to 5 (4096)", uint8(o.mtu))
+	}
+	if o.addr.IsValid() && (o.addr.IsUnspecified() || o.addr.IsMulticast() || o.addr.Zone() != "") {
+		return o, fmt.Errorf("mlx5sim: %s cannot be a device's address: it must be a unicast address without a zone", o.addr)
+	}
+	if o.name == "" {
+		o.name = fmt.Sprintf("mlx5_sim%d", nextName.Add(1)-1)
+	}
+	return o, nil
+}
