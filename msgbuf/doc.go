@@ -3,7 +3,7 @@
 // A [Pool] maps regions outside the Go heap (2 MiB huge pages where the system
 // has them, normal pages otherwise), registers each with the device through a
 // [Registrar], and cuts them with a buddy allocator that merges what is freed.
-// Regions that have become entirely free are given back, all but one. What the
+// Regions that stay entirely free are given back, all but one. What the
 // caller holds is a [Buf], a small value that knows its memory, its length and
 // its keys.
 //

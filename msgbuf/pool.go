@@ -20,7 +20,8 @@ const (
 	cacheBytes     = 1 << 20
 	cacheMin       = 4 // even where that is more than cacheBytes
 
-	drainEvery = 64 // allocations
+	drainEvery   = 64      // allocations
+	collectEvery = 1 << 16 // allocations, for owners that never call Collect
 )
 
 var hugePageLog sync.Once
@@ -37,9 +38,9 @@ func WithLogger(l *slog.Logger) Option { return func(p *Pool) { p.log = l } }
 // is no limit.
 func WithMaxBytes(n int64) Option { return func(p *Pool) { p.maxBytes = n } }
 
-// WithKeepFree sets how many entirely free regions of each kind (cut, and whole
-// ones for buffers above 32 MiB) stay registered for the next allocation; more
-// are given back. The default is 1.
+// WithKeepFree sets how many entirely free regions of each kind (those that are
+// cut, and those that are one buffer above 32 MiB) stay registered when the pool
+// gives memory back. The default is 1.
 func WithKeepFree(regions int) Option { return func(p *Pool) { p.keepFree = max(0, regions) } }
 
 // Pool allocates registered buffers. All methods belong to one goroutine; Bufs
@@ -108,6 +109,9 @@ func (p *Pool) Alloc(n int) (Buf, error) {
 	}
 	if p.allocs++; p.allocs%drainEvery == 0 {
 		p.drain()
+		if p.allocs%collectEvery == 0 {
+			p.Collect()
+		}
 	}
 	order := orderOf(n)
 	if order <= maxCachedOrder {
@@ -204,14 +208,16 @@ func (p *Pool) allocWhole(n int) (*block, error) {
 			return nil, err
 		}
 	}
-	best.used = len(best.mem)
+	best.used, best.idle = len(best.mem), false
 	return p.newBlock(best, orderWhole, 0), nil
 }
 
 // grow adds a region.
 func (p *Pool) grow(size int, whole bool) (*region, error) {
+	// Free regions that could not serve this request should not pile up.
+	_ = p.trim(p.keepFree, false)
 	if p.maxBytes > 0 && p.bytes+int64(size) > p.maxBytes {
-		_ = p.trim(0) // free regions of the wrong kind or size may be in the way
+		_ = p.trim(0, false)
 		if p.bytes+int64(size) > p.maxBytes {
 			return nil, fmt.Errorf("%w (%d of %d bytes mapped, %d more needed)", ErrNoMemory, p.bytes, p.maxBytes, size)
 		}
@@ -314,9 +320,6 @@ func (p *Pool) recycle(b *block) {
 	}
 	b.mem, b.region, b.addr, b.lkey, b.rkey = nil, nil, 0, 0, 0
 	b.next, p.spare = p.spare, b
-	if r.used == 0 {
-		_ = p.trim(p.keepFree)
-	}
 }
 
 // flush returns n(cache) blocks of each cache to their regions.
@@ -333,9 +336,10 @@ func (p *Pool) flush(n func(*blockCache) int) {
 	}
 }
 
-// trim gives back free regions until at most keep of each kind are left. A
+// trim gives back free regions until at most keep of each kind are left; with
+// idleOnly, a region that was in use since the last such trim stays for now. A
 // region that cannot be deregistered stays, and stays usable.
-func (p *Pool) trim(keep int) error {
+func (p *Pool) trim(keep int, idleOnly bool) error {
 	var errs []error
 	var free [2]int
 	left := p.regions[:0]
@@ -345,7 +349,7 @@ func (p *Pool) trim(keep int) error {
 			kind = 1
 		}
 		if r.used == 0 {
-			if free[kind] >= keep {
+			if free[kind] >= keep && (r.idle || !idleOnly) {
 				size := int64(len(r.mem))
 				err := r.close()
 				if err != nil {
@@ -360,6 +364,7 @@ func (p *Pool) trim(keep int) error {
 				}
 			}
 			free[kind]++
+			r.idle = r.idle || idleOnly
 		}
 		left = append(left, r)
 	}
@@ -372,12 +377,16 @@ func (p *Pool) trim(keep int) error {
 	return err
 }
 
-// Collect takes back what other goroutines have freed and merges the cached
-// blocks that were not needed since the last Collect. The owner's loop calls it
-// when idle; Alloc does without.
+// Collect takes back what other goroutines have freed, merges the cached blocks
+// and gives back the free regions (all but WithKeepFree) that were not needed
+// since the last Collect. So a pool that has become idle is small again after
+// three Collects, while one in steady use keeps what it works with. The owner's
+// loop calls it now and then, best when idle, because deregistering is a system
+// call; Alloc does it every 65536 allocations.
 func (p *Pool) Collect() {
 	p.drain()
 	p.flush(func(c *blockCache) int { return c.low })
+	_ = p.trim(p.keepFree, true)
 }
 
 // Trim takes back what other goroutines have freed, merges all that is free and
@@ -385,7 +394,7 @@ func (p *Pool) Collect() {
 func (p *Pool) Trim() error {
 	p.drain()
 	p.flush(func(c *blockCache) int { return c.count })
-	return p.trim(0)
+	return p.trim(0, false)
 }
 
 // Stats describes a pool at one moment. Sizes are in bytes.

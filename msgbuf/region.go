@@ -31,7 +31,8 @@ type region struct {
 	rkey uint32
 
 	whole bool
-	used  int // bytes in blocks that are out or cached
+	used  int  // bytes in blocks that are out or cached
+	idle  bool // not used since the last Collect
 
 	// free[o-minOrder] holds the free blocks of order o, by offset >> o. A
 	// block is in one set at most, and never together with its buddy.
@@ -111,6 +112,7 @@ func (r *region) alloc(order int) (off int, ok bool) {
 		r.put(o, i+1)
 	}
 	r.used += 1 << order
+	r.idle = false
 	return i << order, true
 }
 
