@@ -149,3 +149,13 @@ func (b Buf) end() {
 	}
 	b.b.trace.record(b.gen)
 }
+
+// Registrar returns what the buffer's memory is registered with, nil if the
+// Buf is not valid. It tells whether a buffer is of the device and protection
+// domain that one works with.
+func (b Buf) Registrar() Registrar {
+	if !b.Valid() {
+		return nil
+	}
+	return b.b.pool.registrar
+}

@@ -1,0 +1,336 @@
+package engine
+
+import (
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+)
+
+type slotState uint8
+
+const (
+	slotIdle       slotState = iota
+	slotSent                 // request is out; waiting for the response
+	slotReading              // our READ of the response is in flight
+	slotCancelling           // aborted; the server may still read the request
+	slotDraining             // outcome is known; our NIC may still read the request
+)
+
+// clientSlot is one place in a session's window.
+type clientSlot struct {
+	s     *Session
+	call  *Call
+	err   error // outcome, in slotDraining; the abort's error before it
+	timer timer
+
+	sentAt  int64 // first transmission
+	resend  int64 // next retransmission
+	giveUp  int64 // end of CancelGrace
+	backoff int64
+
+	seq       uint32 // request number; the last one, when idle
+	ref       uint32 // NIC's use of the request, 0 = none
+	respLen   uint32
+	index     uint8
+	state     slotState
+	resent    bool
+	pulled    bool // the server will not read the request (any more)
+	finishing bool // in Engine.finishing
+}
+
+// launch puts c into a free slot and sends it.
+func (s *Session) launch(c *Call) {
+	e := s.e
+	i := bits.TrailingZeros64(s.freeMask)
+	s.freeMask &^= 1 << i
+	s.active++
+	sl := &s.slots[i]
+	sl.call, sl.err = c, nil
+	sl.seq++
+	sl.state, sl.resent, sl.pulled = slotSent, false, false
+	c.slot, c.state = sl, callActive
+	c.ReqLarge = c.Req.Len() > s.maxSmall
+	if c.ReqLarge && c.Req.RKey() == 0 {
+		sl.end(ErrBuffer)
+		return
+	}
+	sl.sentAt, sl.backoff = e.now, s.rto
+	sl.resend = e.now + s.rto
+	sl.send()
+	sl.arm()
+}
+
+// send transmits the request, or asks to cancel it.
+func (sl *clientSlot) send() {
+	s, c := sl.s, sl.call
+	switch {
+	case sl.state == slotCancelling:
+		s.e.push(s, KindCancel, 0, sl.index, sl.seq)
+	case c.ReqLarge:
+		s.e.push(s, KindLargeRequest, c.Type, sl.index, sl.seq).control(c.Req)
+	default:
+		tx := s.e.push(s, KindRequest, c.Type, sl.index, sl.seq)
+		if old := sl.ref; c.Req.Len() > 0 {
+			sl.ref = s.e.data(tx, c.Req, old)
+			if sl.ref != old {
+				s.e.refs[sl.ref].client = sl
+			}
+		}
+	}
+}
+
+// arm sets the timer to the next thing that can happen to the slot.
+func (sl *clientSlot) arm() {
+	when := sl.resend
+	if sl.state == slotReading {
+		if sl.call.Deadline == 0 || sl.err != nil {
+			return
+		}
+		when = sl.call.Deadline
+	} else if sl.state == slotSent && sl.call.Deadline != 0 {
+		when = min(when, sl.call.Deadline)
+	}
+	sl.s.e.wheel.set(&sl.timer, when)
+}
+
+// expired is the timer: deadlines and retransmission.
+func (sl *clientSlot) expired(now int64) {
+	switch sl.state {
+	case slotIdle, slotDraining:
+		return
+	case slotSent, slotReading:
+		if d := sl.call.Deadline; d != 0 && d <= now && sl.err == nil {
+			sl.abort(ErrTimeout)
+			return
+		}
+	case slotCancelling:
+		if now >= sl.giveUp {
+			sl.giveUp = now + sl.s.e.cfg.CancelGrace
+			sl.s.e.cfg.PeerStuck(sl.s.dest)
+			if sl.state != slotCancelling {
+				return
+			}
+		}
+	}
+	if sl.state != slotReading && sl.resend <= now {
+		sl.s.e.Stats.Retransmits++
+		sl.resent = true
+		sl.backoff = min(2*sl.backoff, sl.s.e.cfg.MaxRTO)
+		sl.resend = now + sl.backoff
+		sl.send()
+	}
+	sl.arm()
+}
+
+// abort ends the slot's call with err, when that is safe.
+func (sl *clientSlot) abort(err error) {
+	e := sl.s.e
+	switch sl.state {
+	case slotSent:
+		if !sl.call.ReqLarge || sl.pulled {
+			sl.end(err)
+			return
+		}
+		sl.err = err
+		sl.state = slotCancelling
+		sl.giveUp = e.now + e.cfg.CancelGrace
+		sl.resend = e.now + sl.s.rto
+		sl.send()
+		sl.arm()
+	case slotReading:
+		if sl.err == nil {
+			sl.err = err
+		}
+	}
+}
+
+// end fixes the outcome. The call is reported when Tx is drained and the NIC
+// has let go of the request.
+func (sl *clientSlot) end(err error) {
+	sl.err = err
+	sl.state = slotDraining
+	if !sl.finishing {
+		sl.finishing = true
+		sl.s.e.finishing = append(sl.s.e.finishing, sl)
+	}
+}
+
+// done is end for outcomes that came from the server: the request was sent, so
+// nothing of it is in Tx, and the call may be reported at once.
+func (sl *clientSlot) done(err error) {
+	sl.err = err
+	sl.state = slotDraining
+	sl.tryFinish()
+}
+
+// tryFinish reports the call if nothing holds its buffers.
+func (sl *clientSlot) tryFinish() {
+	if sl.state != slotDraining || sl.finishing {
+		return
+	}
+	s := sl.s
+	e := s.e
+	if sl.ref != 0 {
+		if e.refs[sl.ref].count > 0 {
+			return
+		}
+		e.dropRef(sl.ref)
+		sl.ref = 0
+	}
+	c := sl.call
+	sl.call = nil
+	sl.state = slotIdle
+	s.freeMask |= 1 << sl.index
+	s.active--
+	e.endCall(c, sl.err)
+	s.pump()
+}
+
+// sessionFailed ends the slot's call: the peer is gone.
+func (sl *clientSlot) sessionFailed(err error) {
+	switch sl.state {
+	case slotSent:
+		sl.end(err)
+	case slotCancelling:
+		sl.end(sl.err)
+	case slotReading:
+		if sl.err == nil {
+			sl.err = err
+		}
+	}
+	if sl.state == slotIdle {
+		sl.s.e.wheel.stop(&sl.timer)
+	}
+}
+
+// fromServer takes a datagram of the server.
+func (s *Session) fromServer(h *Header, body []byte) {
+	e := s.e
+	sl := &s.slots[h.Slot]
+	if h.Seq != sl.seq || sl.state == slotIdle || sl.state == slotDraining {
+		if int32(h.Seq-sl.seq) > 0 {
+			e.Stats.DropMalformed++
+			return
+		}
+		e.Stats.Duplicates++
+		if h.Kind == KindLargeResponse {
+			// The server waits for our word to free it.
+			e.push(s, KindPulled, 0, h.Slot, h.Seq)
+		}
+		return
+	}
+	if sl.state == slotReading {
+		e.Stats.Duplicates++
+		return
+	}
+	if !sl.resent && sl.state == slotSent && h.Kind != KindPulled {
+		s.sampleRTT(e.now - sl.sentAt)
+	}
+	cancelled := sl.state == slotCancelling
+	switch h.Kind {
+	case KindPulled:
+		if len(body) != 0 {
+			e.Stats.DropMalformed++
+			return
+		}
+		sl.pulled = true
+		if cancelled {
+			sl.done(sl.err)
+		}
+	case KindResponse:
+		if cancelled {
+			sl.done(sl.err)
+			return
+		}
+		sl.done(setResponse(sl.call.Resp, body))
+	case KindLargeResponse:
+		c, ok := ParseControl(body)
+		if !ok || c.Len == 0 || c.Len > uint64(e.cfg.MaxMsg) {
+			e.Stats.DropMalformed++
+			return
+		}
+		switch {
+		case cancelled:
+			e.push(s, KindPulled, 0, h.Slot, h.Seq)
+			sl.done(sl.err)
+		case int(c.Len) > sl.call.Resp.Cap():
+			e.push(s, KindPulled, 0, h.Slot, h.Seq)
+			sl.done(&ResponseTooLargeError{Need: int(c.Len), Cap: sl.call.Resp.Cap()})
+		default:
+			sl.state = slotReading
+			sl.pulled = true
+			sl.call.RespLarge = true
+			sl.respLen = uint32(c.Len)
+			e.pushRead(s, &c, sl.call.Resp, sl, nil)
+			sl.arm()
+		}
+	case KindError:
+		if cancelled {
+			sl.done(sl.err)
+			return
+		}
+		sl.done(decodeError(Code(h.Type), body))
+	default:
+		e.Stats.DropMalformed++
+	}
+}
+
+// readDone tells the outcome of the READ of the response.
+func (sl *clientSlot) readDone(ok bool) {
+	if sl.state != slotReading {
+		return
+	}
+	s := sl.s
+	if s.up {
+		s.e.push(s, KindPulled, 0, sl.index, sl.seq)
+	}
+	switch {
+	case sl.err != nil:
+		sl.done(sl.err)
+	case !ok:
+		sl.done(ErrReadFailed)
+	default:
+		sl.done(sl.call.Resp.SetLen(int(sl.respLen)))
+	}
+}
+
+// setResponse copies a small response into the caller's buffer.
+func setResponse(buf msgbuf.Buf, body []byte) error {
+	if len(body) > buf.Cap() {
+		return &ResponseTooLargeError{Need: len(body), Cap: buf.Cap()}
+	}
+	if buf == (msgbuf.Buf{}) {
+		return nil
+	}
+	if err := buf.SetLen(len(body)); err != nil {
+		return ErrBuffer
+	}
+	copy(buf.Bytes(), body)
+	return nil
+}
+
+// decodeError makes the error that a KindError datagram stands for.
+func decodeError(code Code, body []byte) error {
+	switch code {
+	case CodeNoHandler:
+		return ErrNoHandler
+	case CodeNoMemory:
+		return ErrServerMemory
+	case CodeTooLarge:
+		return ErrTooLarge
+	case CodeReadFailed:
+		return ErrReadFailed
+	case CodeBadResponse:
+		return ErrBadResponse
+	case CodeHandler, CodePanic:
+		if len(body) == 0 {
+			return &HandlerError{Panic: code == CodePanic}
+		}
+		if len(body) < 4 || len(body) > 4+MaxErrorText {
+			return ErrProtocol
+		}
+		return &HandlerError{Code: binary.LittleEndian.Uint32(body), Message: string(body[4:]), Panic: code == CodePanic}
+	}
+	return ErrProtocol
+}

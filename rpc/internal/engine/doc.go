@@ -1,0 +1,38 @@
+// Package engine is the RPC protocol without its surroundings: it opens no
+// socket, starts no goroutine and reads no clock.
+//
+// Its owner, one goroutine, feeds it received datagrams, completions of its
+// sends and READs, and the time, and drains what it wants done: [Engine.Tx],
+// [Engine.Reads] and [Engine.Released]. Everything runs inside the calls of the
+// owner: handlers, completion callbacks, retransmission.
+//
+// # Slots
+//
+// A session has a window of slots, each with at most one request at a time,
+// numbered by the slot. A request that finds no free slot waits in the
+// session's backlog, first in first out. The server keeps, per slot, the number
+// it has seen last and the response to it, so a request that arrives twice is
+// executed once and answered twice.
+//
+// # Large messages
+//
+// A message that does not fit into one datagram stays where it is: the control
+// block of a datagram names address, length and rkey, and the other side pulls
+// it by RDMA READ and says so with KindPulled.
+//
+//	client                                   server
+//	  | LARGE_REQUEST(addr, len, rkey)  -->    |
+//	  |                        <== RDMA READ ==|
+//	  |    <--                       PULLED    |  handler runs
+//	  |    <--  LARGE_RESPONSE(addr,len,rkey)  |
+//	  |== RDMA READ ==>                        |
+//	  | PULLED                          -->    |  response buffer is free
+//
+// # Ownership of buffers
+//
+// A request's buffers belong to the engine from Start to the callback, which
+// comes only when neither NIC can touch them any more: an aborted request whose
+// READ is in flight waits for it; one that the peer may be about to pull is
+// cancelled first. A response buffer belongs to the engine from the moment that
+// the handler gives it; the engine frees it.
+package engine

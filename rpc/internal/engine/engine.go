@@ -1,0 +1,312 @@
+package engine
+
+import (
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+)
+
+// Config is fixed when the engine is made. All times are nanoseconds of the
+// owner's clock.
+type Config struct {
+	Window    int // slots of a session, 1..64
+	MaxInline int // a datagram of at most this many bytes is copied when it is posted
+	MaxSmall  int // payload bytes of a datagram behind the header
+	MaxMsg    int // bytes of the longest message
+
+	InitialRTO, MinRTO, MaxRTO int64 // retransmission timeout
+	CancelGrace                int64 // how long a peer may keep a cancelled request's buffer
+
+	// Small allocates memory that no peer can reach, Large memory that peers
+	// may read. Buffers of another registrar are refused.
+	Small, Large *msgbuf.Pool
+	Registrar    msgbuf.Registrar
+
+	// PeerStuck is called when a peer kept a cancelled request for longer than
+	// CancelGrace. The owner must take the peer's access away and then call
+	// FailDest.
+	PeerStuck func(dest uint32)
+	// Panicked is called after a handler panicked, with what recover gave.
+	Panicked func(reqType uint8, v any)
+}
+
+// Mem is a piece of registered memory.
+type Mem struct {
+	Addr uint64
+	LKey uint32
+	Len  uint32
+}
+
+// Tx is a datagram to send: Head[:HeadLen], and behind it Data.
+//
+// With Token 0 the transport copies Data while it posts (it fits
+// Config.MaxInline). Otherwise it answers TxDone(Token) when the NIC no longer
+// reads Data, sent or not.
+type Tx struct {
+	Dest    uint32
+	Token   uint32
+	HeadLen uint32
+	Head    [HeaderBytes + ControlBytes]byte
+	Data    Mem
+}
+
+// Read is an RDMA READ to post. The transport answers ReadDone(Token).
+type Read struct {
+	Dest   uint32
+	Token  uint32
+	RKey   uint32
+	Remote uint64
+	Local  uint64
+	LKey   uint32
+	Len    uint64
+}
+
+// Rx is a received datagram in slot Slot of the receive ring. If the engine
+// sets Held, the slot stays in use until it is in Released.
+type Rx struct {
+	Data   []byte
+	Slot   uint32
+	SrcQPN uint32
+	Held   bool
+}
+
+// Stats counts what happened. Fields only grow.
+type Stats struct {
+	TxDatagrams, RxDatagrams uint64
+	TxBytes, RxBytes         uint64 // payload by datagram
+	Reads, ReadBytes         uint64 // messages pulled
+	Requests, Responses      uint64 // calls started; calls ended with a response
+	Handled                  uint64 // handlers run
+	Failed                   uint64 // calls ended with an error
+	Retransmits, Duplicates  uint64
+	DropShort, DropVersion   uint64 // no header; unknown version or kind
+	DropSession, DropToken   uint64 // no such session; wrong token or sender
+	DropStale, DropBusy      uint64 // old request number; slot still working on an older request
+	DropMalformed            uint64
+}
+
+// Engine is the protocol state of one endpoint. It belongs to one goroutine.
+type Engine struct {
+	cfg      Config
+	handlers [256]Handler
+	sessions []*Session // by index
+	free     []uint32   // indices without session
+	wheel    wheel
+	refs     []ref
+	freeRefs []uint32
+	now      int64
+
+	// Tx, Reads and Released are what the owner has to do: it drains them after
+	// every call and then calls Flushed.
+	Tx       []Tx
+	Reads    []Read
+	Released []uint32
+
+	finishing []*clientSlot // calls that end once Tx is drained
+	freeing   []msgbuf.Buf  // buffers that are freed once Tx is drained
+
+	Stats Stats
+}
+
+// ref counts what the NIC still does with a buffer.
+type ref struct {
+	count    int32
+	released bool        // the owner below let go
+	buf      msgbuf.Buf  // freed with the last count after release
+	client   *clientSlot // told when count gets to 0
+	server   *serverSlot // READ into a server's request buffer
+	read     bool
+}
+
+// New returns an engine whose clock stands at now.
+func New(cfg Config, now int64) *Engine {
+	e := &Engine{cfg: cfg, now: now}
+	e.wheel.init(now)
+	e.refs = make([]ref, 1, 64) // token 0 means none
+	return e
+}
+
+// Handle binds fn to a request type; nil unbinds it.
+func (e *Engine) Handle(reqType uint8, fn Handler) { e.handlers[reqType] = fn }
+
+// Receive takes a burst of datagrams.
+func (e *Engine) Receive(now int64, burst []Rx) {
+	e.now = now
+	for i := range burst {
+		rx := &burst[i]
+		rx.Held = false
+		e.Stats.RxDatagrams++
+		h, ok := ParseHeader(rx.Data)
+		if !ok {
+			if len(rx.Data) < HeaderBytes {
+				e.Stats.DropShort++
+			} else {
+				e.Stats.DropVersion++
+			}
+			continue
+		}
+		if int(h.Session) >= len(e.sessions) || e.sessions[h.Session] == nil {
+			e.Stats.DropSession++
+			continue
+		}
+		s := e.sessions[h.Session]
+		if h.Token != s.token || rx.SrcQPN != s.peerQPN || !s.up {
+			e.Stats.DropToken++
+			continue
+		}
+		if int(h.Slot) >= e.cfg.Window {
+			e.Stats.DropMalformed++
+			continue
+		}
+		body := rx.Data[HeaderBytes:]
+		e.Stats.RxBytes += uint64(len(body))
+		if s.client {
+			s.fromServer(&h, body)
+		} else {
+			s.fromClient(&h, body, rx)
+		}
+	}
+}
+
+// Tick fires the timers that are due.
+func (e *Engine) Tick(now int64) {
+	e.now = now
+	e.wheel.advance(now)
+}
+
+// NextTimer returns when Tick is wanted next, or false if no timer is set.
+func (e *Engine) NextTimer() (int64, bool) { return e.wheel.next() }
+
+// Flushed tells that everything in Tx was posted or dropped. It resets Tx,
+// frees buffers and ends calls that waited for it; their callbacks may fill Tx
+// again.
+func (e *Engine) Flushed() {
+	e.Tx = e.Tx[:0]
+	for i := range e.freeing {
+		e.freeing[i].Free()
+	}
+	e.freeing = e.freeing[:0]
+	n := len(e.finishing) // callbacks may add more, which wait for the next time
+	for i := 0; i < n; i++ {
+		sl := e.finishing[i]
+		sl.finishing = false
+		sl.tryFinish()
+	}
+	e.finishing = append(e.finishing[:0], e.finishing[n:]...)
+}
+
+// Idle reports that nothing waits for Flushed.
+func (e *Engine) Idle() bool {
+	return len(e.Tx) == 0 && len(e.Reads) == 0 && len(e.finishing) == 0 && len(e.freeing) == 0
+}
+
+func (e *Engine) newRef() uint32 {
+	if n := len(e.freeRefs); n > 0 {
+		id := e.freeRefs[n-1]
+		e.freeRefs = e.freeRefs[:n-1]
+		return id
+	}
+	e.refs = append(e.refs, ref{})
+	return uint32(len(e.refs) - 1)
+}
+
+func (e *Engine) dropRef(id uint32) {
+	e.refs[id] = ref{}
+	e.freeRefs = append(e.freeRefs, id)
+}
+
+// TxDone tells that the NIC no longer reads the data of a Tx.
+func (e *Engine) TxDone(token uint32) {
+	if token == 0 || int(token) >= len(e.refs) || e.refs[token].count <= 0 || e.refs[token].read {
+		return
+	}
+	r := &e.refs[token]
+	r.count--
+	if r.count > 0 {
+		return
+	}
+	if sl := r.client; sl != nil {
+		sl.tryFinish()
+		return
+	}
+	if r.released {
+		e.freeing = append(e.freeing, r.buf)
+		e.dropRef(token)
+	}
+}
+
+// ReadDone tells the outcome of a Read.
+func (e *Engine) ReadDone(now int64, token uint32, ok bool) {
+	e.now = now
+	if token == 0 || int(token) >= len(e.refs) || e.refs[token].count <= 0 || !e.refs[token].read {
+		return
+	}
+	cl, sv := e.refs[token].client, e.refs[token].server
+	e.dropRef(token)
+	if cl != nil {
+		cl.readDone(ok)
+	} else if sv != nil {
+		sv.readDone(ok)
+	}
+}
+
+// push appends an empty Tx to dest's session s with the header of kind filled
+// in, and returns it.
+func (e *Engine) push(s *Session, kind Kind, typ, slot uint8, seq uint32) *Tx {
+	e.Tx = append(e.Tx, Tx{Dest: s.dest, HeadLen: HeaderBytes})
+	tx := &e.Tx[len(e.Tx)-1]
+	h := Header{Kind: kind, Type: typ, Slot: slot, Session: s.remote, Token: s.remoteToken, Seq: seq}
+	h.Put((*[HeaderBytes]byte)(tx.Head[:]))
+	e.Stats.TxDatagrams++
+	return tx
+}
+
+// control adds a control block for buf to tx.
+func (tx *Tx) control(buf msgbuf.Buf) {
+	c := Control{Addr: buf.Addr(), Len: uint64(buf.Len()), RKey: buf.RKey()}
+	c.Put((*[ControlBytes]byte)(tx.Head[HeaderBytes:]))
+	tx.HeadLen = HeaderBytes + ControlBytes
+}
+
+// data adds buf's bytes to tx. ref is the token that counts the NIC's use of
+// buf, 0 if there is none yet; the token is returned.
+func (e *Engine) data(tx *Tx, buf msgbuf.Buf, token uint32) uint32 {
+	n := buf.Len()
+	if n == 0 {
+		return token
+	}
+	tx.Data = Mem{Addr: buf.Addr(), LKey: buf.LKey(), Len: uint32(n)}
+	e.Stats.TxBytes += uint64(n)
+	if HeaderBytes+n <= e.cfg.MaxInline {
+		return token
+	}
+	if token == 0 {
+		token = e.newRef()
+	}
+	e.refs[token].count++
+	tx.Token = token
+	return token
+}
+
+// pushRead appends a READ of c into buf.
+func (e *Engine) pushRead(s *Session, c *Control, buf msgbuf.Buf, cl *clientSlot, sv *serverSlot) {
+	token := e.newRef()
+	e.refs[token] = ref{count: 1, client: cl, server: sv, read: true}
+	e.Reads = append(e.Reads, Read{Dest: s.dest, Token: token, RKey: c.RKey, Remote: c.Addr, Local: buf.Addr(), LKey: buf.LKey(), Len: c.Len})
+	e.Stats.Reads++
+	e.Stats.ReadBytes += c.Len
+}
+
+// freeLater frees buf once Tx is drained.
+func (e *Engine) freeLater(buf msgbuf.Buf) {
+	if buf.Valid() {
+		e.freeing = append(e.freeing, buf)
+	}
+}
+
+// Alloc returns a buffer of n bytes that may carry a message of that size to
+// any session: memory that peers can read only where n asks for it.
+func (e *Engine) Alloc(n int) (msgbuf.Buf, error) {
+	if n <= e.cfg.MaxSmall {
+		return e.cfg.Small.Alloc(n)
+	}
+	return e.cfg.Large.Alloc(n)
+}

@@ -1,0 +1,79 @@
+package engine
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+)
+
+// Handler answers a request, on the owner's goroutine. It returns the response,
+// which the engine then owns (the zero Buf is an empty response); or an error,
+// which the caller gets as a *HandlerError; or h.Defer().
+type Handler func(h *Handle) (msgbuf.Buf, error)
+
+// ErrDeferred is what Defer makes a handler return.
+var ErrDeferred = errors.New("rpc: reply deferred")
+
+// Handle is a request at the server. It is valid until the handler returns, or
+// after Defer until Respond.
+type Handle struct {
+	sl      *serverSlot
+	data    []byte
+	replied atomic.Bool
+
+	// User is the owner's. It stays with the Handle, which serves many
+	// requests.
+	User any
+}
+
+// Type returns the request type.
+func (h *Handle) Type() uint8 { return h.sl.typ }
+
+// Session returns the server's end of the session.
+func (h *Handle) Session() *Session { return h.sl.s }
+
+// Data returns the request, in place: in the receive ring, or where it was
+// pulled to.
+func (h *Handle) Data() []byte { return h.data }
+
+// Large reports whether the request was pulled by RDMA READ.
+func (h *Handle) Large() bool { return h.sl.large }
+
+// Response returns a buffer of n bytes for the response. Small ones are the
+// slot's own, used again and again. It must be called from the handler.
+func (h *Handle) Response(n int) (msgbuf.Buf, error) {
+	sl := h.sl
+	e := sl.s.e
+	if n > sl.s.maxSmall {
+		return e.cfg.Large.Alloc(n)
+	}
+	if sl.cache.Valid() && sl.cache.Cap() < n {
+		sl.dropCache()
+	}
+	if !sl.cache.Valid() {
+		buf, err := e.cfg.Small.Alloc(n)
+		if err != nil {
+			return msgbuf.Buf{}, err
+		}
+		sl.cache = buf
+	}
+	return sl.cache, sl.cache.SetLen(n)
+}
+
+// Defer lets the handler return without an answer: it returns h.Defer(), and
+// somebody calls Respond later.
+func (h *Handle) Defer() (msgbuf.Buf, error) {
+	h.sl.handle = nil // the next request gets a Handle of its own
+	return msgbuf.Buf{}, ErrDeferred
+}
+
+// Take claims the right to reply, once. It may be called by any goroutine.
+func (h *Handle) Take() bool { return !h.replied.Swap(true) }
+
+// Respond answers a deferred request whose reply was claimed with Take.
+func (e *Engine) Respond(now int64, h *Handle, buf msgbuf.Buf, err error) {
+	e.now = now
+	h.data = nil
+	h.sl.respond(buf, err)
+}

@@ -1,0 +1,118 @@
+package engine
+
+import "encoding/binary"
+
+// HeaderBytes is the size of the header in front of every datagram.
+const HeaderBytes = 16
+
+// ControlBytes is the size of the control block behind the header of
+// KindLargeRequest and KindLargeResponse.
+const ControlBytes = 24
+
+// Version is the protocol version in every header.
+const Version = 1
+
+// Kind says what a datagram is.
+type Kind uint8
+
+const (
+	// KindRequest carries a whole request behind the header.
+	KindRequest Kind = 1 + iota
+	// KindResponse carries a whole response.
+	KindResponse
+	// KindLargeRequest carries a control block: where the request lies. The
+	// server pulls it with RDMA READ and answers KindPulled.
+	KindLargeRequest
+	// KindLargeResponse carries a control block: where the response lies. The
+	// client pulls it and answers KindPulled.
+	KindLargeResponse
+	// KindError answers a request with a Code and a text instead of a response.
+	KindError
+	// KindPulled says that the receiver's memory offered for this request
+	// number will not be read any more: it was pulled, or never will be.
+	KindPulled
+	// KindCancel asks the server to give up a large request that it has not
+	// pulled yet, and to answer KindPulled.
+	KindCancel
+
+	kindEnd
+)
+
+var kindNames = [kindEnd]string{"?", "REQUEST", "RESPONSE", "LARGE_REQUEST", "LARGE_RESPONSE", "ERROR", "PULLED", "CANCEL"}
+
+func (k Kind) String() string {
+	if k < kindEnd {
+		return kindNames[k]
+	}
+	return "?"
+}
+
+// Header is the first 16 bytes of every datagram, little-endian:
+//
+//	byte  0      version (high 4 bits) and kind (low 4 bits)
+//	byte  1      request type; of KindError the code
+//	byte  2      slot of the session's window
+//	byte  3      zero
+//	bytes 4-7    the receiver's session index
+//	bytes 8-11   the receiver's session token, random
+//	bytes 12-15  request number of the slot, serial arithmetic
+type Header struct {
+	Kind    Kind
+	Type    uint8
+	Slot    uint8
+	Session uint32
+	Token   uint32
+	Seq     uint32
+}
+
+// Put writes the header to b.
+func (h *Header) Put(b *[HeaderBytes]byte) {
+	binary.LittleEndian.PutUint64(b[0:], uint64(Version<<4|h.Kind)|uint64(h.Type)<<8|uint64(h.Slot)<<16|uint64(h.Session)<<32)
+	binary.LittleEndian.PutUint64(b[8:], uint64(h.Token)|uint64(h.Seq)<<32)
+}
+
+// ParseHeader reads a header. It reports false for another version, an unknown
+// kind, a nonzero reserved byte or fewer than 16 bytes.
+func ParseHeader(b []byte) (h Header, ok bool) {
+	if len(b) < HeaderBytes {
+		return h, false
+	}
+	w0, w1 := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
+	h = Header{
+		Kind:    Kind(w0 & 0xf),
+		Type:    uint8(w0 >> 8),
+		Slot:    uint8(w0 >> 16),
+		Session: uint32(w0 >> 32),
+		Token:   uint32(w1),
+		Seq:     uint32(w1 >> 32),
+	}
+	return h, w0>>4&0xf == Version && w0>>24&0xff == 0 && h.Kind != 0 && h.Kind < kindEnd
+}
+
+// Control says where a large message lies, little-endian:
+//
+//	bytes 0-7    address
+//	bytes 8-15   length in bytes
+//	bytes 16-19  rkey
+//	bytes 20-23  zero
+type Control struct {
+	Addr uint64
+	Len  uint64
+	RKey uint32
+}
+
+// Put writes the control block to b.
+func (c *Control) Put(b *[ControlBytes]byte) {
+	binary.LittleEndian.PutUint64(b[0:], c.Addr)
+	binary.LittleEndian.PutUint64(b[8:], c.Len)
+	binary.LittleEndian.PutUint64(b[16:], uint64(c.RKey))
+}
+
+// ParseControl reads a control block, which must be all of b.
+func ParseControl(b []byte) (c Control, ok bool) {
+	if len(b) != ControlBytes {
+		return c, false
+	}
+	c = Control{Addr: binary.LittleEndian.Uint64(b), Len: binary.LittleEndian.Uint64(b[8:]), RKey: binary.LittleEndian.Uint32(b[16:])}
+	return c, binary.LittleEndian.Uint32(b[20:]) == 0 && c.Addr+c.Len >= c.Addr
+}

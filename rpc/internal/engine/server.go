@@ -1,0 +1,364 @@
+package engine
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+)
+
+type serverState uint8
+
+const (
+	serverIdle      serverState = iota // nothing kept: no request yet, or its large response was pulled
+	serverReading                      // our READ of the request is in flight
+	serverHandling                     // the handler runs, or will reply later
+	serverResponded                    // the response is kept for duplicates, or until it is pulled
+)
+
+// serverSlot is the server's side of one place in a client's window.
+type serverSlot struct {
+	s      *Session
+	handle *Handle // spare, or of the request under way
+	req    msgbuf.Buf
+	resp   msgbuf.Buf
+	cache  msgbuf.Buf // preallocated small response, kept from request to request
+	timer  timer
+
+	backoff int64
+	seq     uint32 // newest request accepted
+	skip    uint32 // requests up to here are over, or were cancelled before they came
+	ref     uint32 // NIC's use of resp
+	rxSlot  uint32
+
+	index     uint8
+	typ       uint8
+	state     serverState
+	respKind  Kind
+	respCode  Code
+	rxHeld    bool
+	large     bool // the request was pulled
+	cancelled bool // the client gave the request up while it was read
+}
+
+// fromClient takes a datagram of the client.
+func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
+	e := s.e
+	sl := &s.server[h.Slot]
+	d := int32(h.Seq - sl.seq)
+	switch h.Kind {
+	case KindRequest, KindLargeRequest:
+		switch {
+		case d == 0 && h.Seq != 0:
+			e.Stats.Duplicates++
+			sl.duplicate(h)
+		case int32(h.Seq-sl.skip) <= 0:
+			e.Stats.DropStale++
+		case sl.state == serverReading || sl.state == serverHandling:
+			e.Stats.DropBusy++
+		default:
+			sl.accept(h, body, rx)
+		}
+	case KindPulled:
+		if len(body) != 0 {
+			e.Stats.DropMalformed++
+			return
+		}
+		if d == 0 && sl.state == serverResponded && sl.respKind == KindLargeResponse {
+			sl.releaseResponse()
+			sl.state = serverIdle
+		}
+	case KindCancel:
+		if len(body) != 0 {
+			e.Stats.DropMalformed++
+			return
+		}
+		if d == 0 && sl.state == serverReading {
+			sl.cancelled = true
+			return
+		}
+		if int32(h.Seq-sl.skip) > 0 {
+			sl.skip = h.Seq
+		}
+		e.push(s, KindPulled, 0, h.Slot, h.Seq)
+	default:
+		e.Stats.DropMalformed++
+	}
+}
+
+// duplicate answers a request that was accepted before.
+func (sl *serverSlot) duplicate(h *Header) {
+	switch sl.state {
+	case serverResponded:
+		sl.sendResponse()
+	case serverHandling:
+		if h.Kind == KindLargeRequest {
+			sl.s.e.push(sl.s, KindPulled, 0, sl.index, sl.seq)
+		}
+	}
+}
+
+// accept starts on a new request. It implies that the client is through with
+// the response before.
+func (sl *serverSlot) accept(h *Header, body []byte, rx *Rx) {
+	s := sl.s
+	e := s.e
+	if h.Kind == KindRequest {
+		sl.begin(h)
+		sl.large = false
+		sl.rxSlot = rx.Slot
+		sl.run(body)
+		if sl.state == serverHandling {
+			sl.rxHeld, rx.Held = true, true
+		}
+		return
+	}
+	c, ok := ParseControl(body)
+	if !ok || c.Len == 0 {
+		e.Stats.DropMalformed++
+		return
+	}
+	sl.begin(h)
+	if c.Len > uint64(e.cfg.MaxMsg) {
+		sl.respondCode(CodeTooLarge)
+		return
+	}
+	buf, err := e.cfg.Small.Alloc(int(c.Len))
+	if err != nil {
+		sl.respondCode(CodeNoMemory)
+		return
+	}
+	sl.req = buf
+	sl.large = true
+	sl.cancelled = false
+	sl.state = serverReading
+	e.pushRead(s, &c, buf, nil, sl)
+}
+
+func (sl *serverSlot) begin(h *Header) {
+	sl.releaseResponse()
+	sl.state = serverIdle
+	sl.seq, sl.skip, sl.typ = h.Seq, h.Seq, h.Type
+}
+
+// readDone tells the outcome of the READ of the request.
+func (sl *serverSlot) readDone(ok bool) {
+	if sl.state != serverReading {
+		return
+	}
+	s := sl.s
+	switch {
+	case s.err != nil:
+		sl.releaseRequest()
+		sl.state = serverIdle
+	case sl.cancelled:
+		sl.releaseRequest()
+		sl.state = serverIdle
+		s.e.push(s, KindPulled, 0, sl.index, sl.seq)
+	case !ok:
+		sl.releaseRequest()
+		sl.respondCode(CodeReadFailed)
+	default:
+		sl.run(sl.req.Bytes())
+		if sl.state == serverHandling {
+			s.e.push(s, KindPulled, 0, sl.index, sl.seq)
+		}
+	}
+}
+
+// run calls the handler.
+func (sl *serverSlot) run(data []byte) {
+	e := sl.s.e
+	fn := e.handlers[sl.typ]
+	if fn == nil {
+		sl.releaseRequest()
+		sl.respondCode(CodeNoHandler)
+		return
+	}
+	h := sl.handle
+	if h == nil {
+		h = &Handle{sl: sl}
+		sl.handle = h
+	}
+	h.data = data
+	h.replied.Store(false)
+	sl.state = serverHandling
+	e.Stats.Handled++
+	buf, err := e.invoke(fn, h)
+	if err == ErrDeferred {
+		return
+	}
+	h.replied.Store(true)
+	sl.respond(buf, err)
+}
+
+func (e *Engine) invoke(fn Handler, h *Handle) (buf msgbuf.Buf, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			if e.cfg.Panicked != nil {
+				e.cfg.Panicked(h.sl.typ, v)
+			}
+			buf, err = msgbuf.Buf{}, &HandlerError{Message: fmt.Sprint(v), Panic: true}
+		}
+	}()
+	return fn(h)
+}
+
+// respond ends the handling with the handler's outcome.
+func (sl *serverSlot) respond(buf msgbuf.Buf, err error) {
+	s := sl.s
+	e := s.e
+	sl.releaseRequest()
+	if s.err != nil {
+		sl.state = serverIdle
+		if buf != sl.cache {
+			e.freeLater(buf)
+		}
+		sl.dropCache()
+		return
+	}
+	if err != nil {
+		if buf != sl.cache {
+			e.freeLater(buf)
+		}
+		sl.respondError(err)
+		return
+	}
+	n := buf.Len()
+	switch {
+	case buf == (msgbuf.Buf{}), n <= s.maxSmall && buf.Registrar() == e.cfg.Registrar:
+		sl.respKind = KindResponse
+	case buf.Registrar() != e.cfg.Registrar:
+		sl.respondCode(CodeBadResponse)
+		return
+	case n > e.cfg.MaxMsg, buf.RKey() == 0:
+		if buf != sl.cache {
+			e.freeLater(buf)
+		}
+		sl.respondCode(CodeBadResponse)
+		return
+	default:
+		sl.respKind = KindLargeResponse
+	}
+	sl.resp = buf
+	sl.start()
+}
+
+// start sends the response for the first time.
+func (sl *serverSlot) start() {
+	sl.state = serverResponded
+	sl.sendResponse()
+	if sl.respKind == KindLargeResponse {
+		e := sl.s.e
+		sl.backoff = e.cfg.InitialRTO
+		e.wheel.set(&sl.timer, e.now+sl.backoff)
+	}
+}
+
+// respondError answers with what a handler's error says.
+func (sl *serverSlot) respondError(err error) {
+	code, he := CodeHandler, (*HandlerError)(nil)
+	if !errors.As(err, &he) {
+		he = &HandlerError{Message: err.Error()}
+	}
+	if he.Panic {
+		code = CodePanic
+	}
+	text := he.Message[:min(len(he.Message), MaxErrorText, max(sl.s.maxSmall-4, 0))]
+	if buf, err := sl.s.e.cfg.Small.Alloc(4 + len(text)); err == nil {
+		b := buf.Bytes()
+		binary.LittleEndian.PutUint32(b, he.Code)
+		copy(b[4:], text)
+		sl.resp = buf
+	}
+	sl.respKind, sl.respCode = KindError, code
+	sl.start()
+}
+
+func (sl *serverSlot) respondCode(code Code) {
+	sl.respKind, sl.respCode = KindError, code
+	sl.start()
+}
+
+// sendResponse transmits the kept response.
+func (sl *serverSlot) sendResponse() {
+	s := sl.s
+	typ := uint8(0)
+	if sl.respKind == KindError {
+		typ = uint8(sl.respCode)
+	}
+	tx := s.e.push(s, sl.respKind, typ, sl.index, sl.seq)
+	if sl.respKind == KindLargeResponse {
+		tx.control(sl.resp)
+		return
+	}
+	sl.ref = s.e.data(tx, sl.resp, sl.ref)
+}
+
+// resend is the timer: a large response whose PULLED did not come.
+func (sl *serverSlot) resend(now int64) {
+	if sl.state != serverResponded || sl.respKind != KindLargeResponse || sl.s.err != nil {
+		return
+	}
+	e := sl.s.e
+	e.Stats.Retransmits++
+	sl.sendResponse()
+	sl.backoff = min(2*sl.backoff, e.cfg.MaxRTO)
+	e.wheel.set(&sl.timer, now+sl.backoff)
+}
+
+// releaseRequest lets go of the request's memory.
+func (sl *serverSlot) releaseRequest() {
+	e := sl.s.e
+	if sl.req.Valid() {
+		e.freeLater(sl.req)
+	}
+	sl.req = msgbuf.Buf{}
+	if sl.rxHeld {
+		sl.rxHeld = false
+		e.Released = append(e.Released, sl.rxSlot)
+	}
+}
+
+// releaseResponse lets go of the response's memory as soon as the NIC has.
+func (sl *serverSlot) releaseResponse() {
+	e := sl.s.e
+	buf, cached := sl.resp, sl.resp != msgbuf.Buf{} && sl.resp == sl.cache
+	sl.resp = msgbuf.Buf{}
+	if sl.ref != 0 {
+		r := &e.refs[sl.ref]
+		if r.count > 0 {
+			r.released, r.buf = true, buf
+			if cached {
+				sl.cache = msgbuf.Buf{}
+			}
+			sl.ref = 0
+			return
+		}
+		e.dropRef(sl.ref)
+		sl.ref = 0
+	}
+	if !cached {
+		e.freeLater(buf)
+	}
+}
+
+func (sl *serverSlot) dropCache() {
+	sl.s.e.freeLater(sl.cache)
+	sl.cache = msgbuf.Buf{}
+}
+
+// sessionFailed lets go of everything; a READ in flight and a handler that has
+// not replied do so later.
+func (sl *serverSlot) sessionFailed() {
+	sl.s.e.wheel.stop(&sl.timer)
+	switch sl.state {
+	case serverIdle, serverResponded:
+		sl.releaseResponse()
+		sl.state = serverIdle
+		sl.dropCache()
+	case serverReading:
+		sl.dropCache()
+	}
+}

@@ -1,0 +1,181 @@
+package engine
+
+// Session is one end of a session: of the client, who sends requests, or of
+// the server, who answers them.
+type Session struct {
+	e      *Engine
+	index  uint32
+	token  uint32 // what the peer must put into its datagrams
+	client bool
+	up     bool  // connected
+	closed bool  // no new calls
+	err    error // why it ended; nil while it lives
+
+	dest        uint32 // transport's index of the peer
+	remote      uint32 // peer's session index
+	remoteToken uint32
+	peerQPN     uint32
+	maxSmall    int // payload bytes of a datagram to this peer
+
+	slots    []clientSlot // of a client
+	freeMask uint64
+	backlog  callList
+	waiting  timer // earliest deadline in the backlog
+	srtt     int64
+	rttvar   int64
+	rto      int64
+	active   int // client slots in use
+
+	server []serverSlot // of a server
+
+	// User is the owner's, untouched by the engine.
+	User any
+}
+
+// Peer says where a session leads.
+type Peer struct {
+	Dest     uint32 // transport's index
+	Session  uint32 // the peer's session index
+	Token    uint32 // the peer's session token
+	QPN      uint32 // the QP that the peer sends from
+	MaxSmall int    // payload bytes of a datagram, agreed by both
+}
+
+// NewSession makes a session that is not connected. token must be random: it
+// is what keeps others from speaking in the peer's name.
+func (e *Engine) NewSession(client bool, token uint32) *Session {
+	s := &Session{e: e, token: token, client: client, rto: e.cfg.InitialRTO, maxSmall: e.cfg.MaxSmall}
+	if client {
+		s.slots = make([]clientSlot, e.cfg.Window)
+		for i := range s.slots {
+			sl := &s.slots[i]
+			sl.s, sl.index = s, uint8(i)
+			sl.timer.fire = sl.expired
+		}
+		s.freeMask = 1<<e.cfg.Window - 1
+		s.waiting.fire = s.backlogExpired
+	} else {
+		s.server = make([]serverSlot, e.cfg.Window)
+		for i := range s.server {
+			sl := &s.server[i]
+			sl.s, sl.index = s, uint8(i)
+			sl.timer.fire = sl.resend
+		}
+	}
+	if n := len(e.free); n > 0 {
+		s.index = e.free[n-1]
+		e.free = e.free[:n-1]
+		e.sessions[s.index] = s
+	} else {
+		s.index = uint32(len(e.sessions))
+		e.sessions = append(e.sessions, s)
+	}
+	return s
+}
+
+// Index returns the number by which the peer addresses this session.
+func (s *Session) Index() uint32 { return s.index }
+
+// Token returns the number that the peer must show.
+func (s *Session) Token() uint32 { return s.token }
+
+// Err returns why the session ended, nil while it lives.
+func (s *Session) Err() error { return s.err }
+
+// Client reports whether this end sends the requests.
+func (s *Session) Client() bool { return s.client }
+
+// Connect tells the session where its peer is, and starts its backlog.
+func (s *Session) Connect(now int64, p Peer) {
+	if s.err != nil || s.up {
+		return
+	}
+	s.e.now = now
+	s.up = true
+	s.dest, s.remote, s.remoteToken, s.peerQPN = p.Dest, p.Session, p.Token, p.QPN
+	s.maxSmall = min(p.MaxSmall, s.e.cfg.MaxSmall)
+	s.pump()
+}
+
+// Fail ends the session: its calls end with err, as soon as no NIC can touch
+// their buffers. The peer must not be able to read memory any more, or must
+// have promised not to. Fail on an ended session does nothing.
+func (s *Session) Fail(now int64, err error) {
+	if s.err != nil {
+		return
+	}
+	e := s.e
+	e.now = now
+	s.err = err
+	s.up = false
+	e.sessions[s.index] = nil
+	e.free = append(e.free, s.index)
+	if s.client {
+		e.wheel.stop(&s.waiting)
+		for c := s.backlog.pop(); c != nil; c = s.backlog.pop() {
+			e.endCall(c, err)
+		}
+		for i := range s.slots {
+			s.slots[i].sessionFailed(err)
+		}
+		return
+	}
+	for i := range s.server {
+		s.server[i].sessionFailed()
+	}
+}
+
+// Closing starts to end a client's session in peace: no new request is
+// accepted, and everything under way is aborted with err. Quiet tells when
+// nothing is left.
+func (s *Session) Closing(now int64, err error) {
+	s.e.now = now
+	s.closed = true
+	for c := s.backlog.pop(); c != nil; c = s.backlog.pop() {
+		s.e.endCall(c, err)
+	}
+	for i := range s.slots {
+		if sl := &s.slots[i]; sl.call != nil {
+			sl.abort(err)
+		}
+	}
+}
+
+// Quiet reports that no call is under way.
+func (s *Session) Quiet() bool { return s.active == 0 && s.backlog.head == nil }
+
+// FailDest fails all sessions whose peer the transport knows as dest.
+func (e *Engine) FailDest(now int64, dest uint32, err error) {
+	for _, s := range e.sessions {
+		if s != nil && s.up && s.dest == dest {
+			s.Fail(now, err)
+		}
+	}
+}
+
+// Sessions calls fn for every living session.
+func (e *Engine) Sessions(fn func(*Session)) {
+	for _, s := range e.sessions {
+		if s != nil {
+			fn(s)
+		}
+	}
+}
+
+// sampleRTT follows RFC 6298.
+func (s *Session) sampleRTT(rtt int64) {
+	if rtt < 0 {
+		return
+	}
+	if s.srtt == 0 {
+		s.srtt, s.rttvar = rtt, rtt/2
+	} else {
+		d := s.srtt - rtt
+		if d < 0 {
+			d = -d
+		}
+		s.rttvar += (d - s.rttvar) / 4
+		s.srtt += (rtt - s.srtt) / 8
+	}
+	s.rto = min(max(s.srtt+4*s.rttvar, s.e.cfg.MinRTO), s.e.cfg.MaxRTO)
+}
