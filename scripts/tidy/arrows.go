@@ -31,6 +31,10 @@ var arrows = []arrow{
 		why: "the kernel's layouts stand on nothing, so that everybody may use them",
 	},
 	{
+		pkg: "internal/abi/abitest",
+		why: "it compares sources with C headers, and imports none of what it judges",
+	},
+	{
 		pkg:   "internal/kernel",
 		ours:  []string{"internal/abi"},
 		third: []string{sys},
