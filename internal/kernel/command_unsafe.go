@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -12,31 +13,39 @@ import (
 
 // Command is one RDMA_VERBS_IOCTL command under construction. It holds the
 // attributes and keeps every buffer pinned from Run's start to its end, so that
-// the kernel never sees an address that Go has moved on from.
+// the kernel never sees an address that Go has moved on from. A buffer may also
+// be mapped memory, which Go does not manage.
 //
 // The zero Command is not usable; use [NewCommand]. A Command is used once, by
 // one goroutine.
 type Command struct {
-	driver uint32
-	object uint16
-	method uint16
-	attrs  []attr
+	frame frame
+	ptrs  [maxAttrs]*byte // attribute i's Data becomes this pointer, if not nil
+	n     int
+	err   error // the first attribute that could not be expressed
 }
 
-type attr struct {
-	abi.Ib_uverbs_attr
-	ptr *byte // Data is this pointer, if not nil
+// frame is what the kernel reads: the header and the attributes without a gap.
+type frame struct {
+	hdr   abi.Ib_uverbs_ioctl_hdr
+	attrs [maxAttrs]abi.Ib_uverbs_attr
 }
 
-const hdrSize = int(unsafe.Sizeof(abi.Ib_uverbs_ioctl_hdr{}))
-const attrSize = int(unsafe.Sizeof(abi.Ib_uverbs_attr{}))
+// maxAttrs is above what any method of the kernel takes (QP_CREATE: 17).
+const maxAttrs = 32
 
-// maxAttrs keeps ib_uverbs_ioctl_hdr.length within 16 bits with room to spare.
-const maxAttrs = 64
+const (
+	hdrSize  = int(unsafe.Sizeof(abi.Ib_uverbs_ioctl_hdr{}))
+	attrSize = int(unsafe.Sizeof(abi.Ib_uverbs_attr{}))
+)
+
+var _ [unsafe.Sizeof(abi.Ib_uverbs_ioctl_hdr{})]byte = [unsafe.Offsetof(frame{}.attrs)]byte{}
 
 // NewCommand starts the command object.method for a device of driver.
 func NewCommand(driver uint32, object, method uint16) *Command {
-	return &Command{driver: driver, object: object, method: method, attrs: make([]attr, 0, 16)}
+	c := new(Command)
+	c.frame.hdr = abi.Ib_uverbs_ioctl_hdr{Object_id: object, Method_id: method, Driver_id: driver}
+	return c
 }
 
 // NewWriteCommand starts an INVOKE_WRITE of the write-style command cmd. in is
@@ -54,36 +63,44 @@ func NewWriteCommand(driver uint32, cmd uint32, in, out []byte) *Command {
 	return c
 }
 
-func (c *Command) add(id uint16, flags uint16, n int, data uint64, ptr *byte) {
-	c.attrs = append(c.attrs, attr{
-		Ib_uverbs_attr: abi.Ib_uverbs_attr{Attr_id: id, Len: uint16(n), Flags: flags, Data: data},
-		ptr:            ptr,
-	})
+// add appends an attribute. A command that cannot be expressed fails in Run,
+// so that building one needs no error checks.
+func (c *Command) add(id, flags uint16, n int, data uint64, ptr *byte) {
+	switch {
+	case c.err != nil:
+	case c.n == maxAttrs:
+		c.err = fmt.Errorf("%w: more than %d attributes", syscall.E2BIG, maxAttrs)
+	case n > math.MaxUint16:
+		c.err = fmt.Errorf("%w: attribute %#x has %d bytes, and a length is 16 bits", syscall.E2BIG, id, n)
+	default:
+		c.frame.attrs[c.n] = abi.Ib_uverbs_attr{Attr_id: id, Len: uint16(n), Flags: flags, Data: data}
+		c.ptrs[c.n] = ptr
+		c.n++
+	}
 }
 
 // In adds an input buffer: inline where it has at most 8 bytes, else by
 // pointer.
 func (c *Command) In(id uint16, p []byte) {
 	if len(p) <= 8 {
-		var word [8]byte
-		copy(word[:], p)
-		c.add(id, abi.UVERBS_ATTR_F_MANDATORY, len(p), *(*uint64)(unsafe.Pointer(&word)), nil)
+		var word uint64
+		copy(Bytes(&word), p)
+		c.add(id, abi.UVERBS_ATTR_F_MANDATORY, len(p), word, nil)
 		return
 	}
 	c.add(id, abi.UVERBS_ATTR_F_MANDATORY, len(p), 0, &p[0])
 }
 
 // U32 adds a 4-byte input.
-func (c *Command) U32(id uint16, v uint32) {
-	c.add(id, abi.UVERBS_ATTR_F_MANDATORY, 4, uint64(v), nil)
-}
+func (c *Command) U32(id uint16, v uint32) { c.In(id, Bytes(&v)) }
 
 // Const adds an 8-byte input: UVERBS_ATTR_CONST_IN and u64 attributes.
 func (c *Command) Const(id uint16, v uint64) {
 	c.add(id, abi.UVERBS_ATTR_F_MANDATORY, 8, v, nil)
 }
 
-// Out adds an output buffer, which Run fills.
+// Out adds an output buffer of at most 65535 bytes, which Run fills. An empty
+// one is left out: the kernel has no zero-length outputs.
 func (c *Command) Out(id uint16, p []byte) {
 	if len(p) == 0 {
 		return
@@ -125,56 +142,46 @@ func (c *Command) NewFD(id uint16) {
 	c.add(id, abi.UVERBS_ATTR_F_MANDATORY, 0, 0, nil)
 }
 
-// Handle returns the new object handle or descriptor that Run stored in
-// attribute id. A handle of 0 is valid.
+// Handle returns the new object handle or descriptor that a successful Run
+// stored in attribute id, or all ones if there is no such attribute. A handle
+// of 0 is valid.
 func (c *Command) Handle(id uint16) uint32 {
-	for i := range c.attrs {
-		if c.attrs[i].Attr_id == id {
-			return uint32(c.attrs[i].Data)
+	for i := range c.n {
+		if c.frame.attrs[i].Attr_id == id {
+			return uint32(c.frame.attrs[i].Data)
 		}
 	}
 	return ^uint32(0)
 }
 
-// Run issues the command on f. The error is nil or a bare syscall.Errno.
+// Run issues the command on f. Its error wraps exactly one syscall.Errno, and
+// is that errno itself where the kernel answered it.
 func (c *Command) Run(f File) error {
-	if len(c.attrs) > maxAttrs {
-		return syscall.EINVAL
+	if c.err != nil {
+		return c.err
 	}
-	n := hdrSize + attrSize*len(c.attrs)
-	words := make([]uint64, (n+7)/8)
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), n)
-	*(*abi.Ib_uverbs_ioctl_hdr)(unsafe.Pointer(&words[0])) = abi.Ib_uverbs_ioctl_hdr{
-		Length:    uint16(n),
-		Object_id: c.object,
-		Method_id: c.method,
-		Num_attrs: uint16(len(c.attrs)),
-		Driver_id: c.driver,
-	}
+	c.frame.hdr.Length = uint16(hdrSize + attrSize*c.n)
+	c.frame.hdr.Num_attrs = uint16(c.n)
 
+	// The pins hold until the ioctl has returned. The frame and the buffers
+	// are on the heap because they are passed to an interface's method and
+	// kept in c; Pin is what promises that they stay where they are.
 	var pin runtime.Pinner
 	defer pin.Unpin()
-	pin.Pin(&words[0])
-	raw := unsafe.Slice((*abi.Ib_uverbs_attr)(unsafe.Add(unsafe.Pointer(&words[0]), hdrSize)), len(c.attrs))
-	for i := range c.attrs {
-		raw[i] = c.attrs[i].Ib_uverbs_attr
-		if p := c.attrs[i].ptr; p != nil {
-			pin.Pin(p)
-			raw[i].Data = uint64(uintptr(unsafe.Pointer(p)))
+	pin.Pin(c)
+	for i := range c.n {
+		if p := c.ptrs[i]; p != nil {
+			pin.Pin(p) // does nothing for memory that Go does not manage
+			c.frame.attrs[i].Data = uint64(uintptr(unsafe.Pointer(p)))
 		}
 	}
-	err := f.Ioctl(buf)
-	for i := range c.attrs {
-		if c.attrs[i].ptr == nil {
-			c.attrs[i].Data = raw[i].Data
-		}
-	}
+	err := f.Ioctl(unsafe.Slice((*byte)(unsafe.Pointer(&c.frame)), int(c.frame.hdr.Length)))
 	if err == nil {
 		return nil
 	}
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
-		return fmt.Errorf("ioctl: %w", err)
+		return fmt.Errorf("%w: %w", syscall.EIO, err)
 	}
 	return errno
 }
