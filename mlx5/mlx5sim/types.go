@@ -17,6 +17,7 @@ import (
 type Fabric struct {
 	mu    sync.Mutex
 	byGID map[[16]byte]*Device
+	eng   scratch // of the queue engine, guarded by mu
 }
 
 // Device is one simulated ConnectX with one port. It implements
@@ -60,9 +61,16 @@ type file struct {
 	ready   bool // GET_CONTEXT was answered
 	handles map[uint32]object
 	next    uint32 // next handle
-	uars    []*uar
+	uars    []*uar // all that live or are mapped; the static ones first
 	events  map[int32]*eventFile
-	async   *eventFile
+	async   *eventFile // where events of its objects go; nil: nowhere
+
+	nextFD     int32
+	cqeVersion uint8
+	dynUAR     bool     // UARs are objects; else bfregs is the static table
+	bfregs     []uint32 // QPs per static BlueFlame register
+	lowLatency int      // registers at the end of bfregs that serve one QP each
+	nextUAR    uint32   // mapping slots handed out
 }
 
 // object is anything that a handle names: *pd, *mr, *cq, *qp, *ah, *uar.
@@ -93,6 +101,9 @@ type uar struct {
 	index  uint32 // page id that QPs and CQs name
 	offset int64  // of the mapping
 	mem    []byte // the page, shared with user space; nil until mapped
+	refs   int    // QPs and CQs that name it
+	maps   int    // mappings of mem
+	dead   bool   // destroyed; mem goes with its last mapping
 }
 
 type pd struct {
@@ -127,6 +138,7 @@ type cq struct {
 	cqeSize int    // bytes, 64 or 128
 	size    uint32 // entries, a power of two
 	channel *eventFile
+	uar     *uar
 	refs    int // QPs
 
 	pi          uint32 // free-running producer index
@@ -134,8 +146,9 @@ type cq struct {
 	armedSol    bool   // armed for solicited completions only
 	eventPI     uint32 // pi when the last event was raised
 	overrun     bool
-	compEvents  uint32 // events written to the channel
-	asyncEvents uint32
+	compEvents  uint32 // events read from the channel; guarded by its mutex
+	asyncEvents uint32 // events read from the async file; guarded by its mutex
+	eng         cqEngine
 }
 
 type qp struct {
@@ -151,6 +164,8 @@ type qp struct {
 	recvCQ *cq
 	cap    qpCap
 	attr   qpAttr // what MODIFY_QP set; attr.state is the QP's state
+	uar    *uar
+	bfreg  int // static BlueFlame register, -1 if none
 
 	dbrec uint64 // user address: receive counter, send counter
 	rq    wq     // RQ first in the buffer, SQ behind it: the driver's ABI
@@ -158,17 +173,20 @@ type qp struct {
 
 	req  requester // wire transport, as requester
 	resp responder // wire transport, as responder
+	eng  qpEngine
 
 	asyncEvents uint32
 }
 
-// wq is a work queue in user memory. pi and ci are free-running: WQEBBs of
-// 64 bytes in an SQ, WQEs in an RQ.
+// wq is a work queue in user memory. pi, next and ci are free-running: WQEBBs
+// of 64 bytes in an SQ, WQEs in an RQ. An SQ's entries from ci to next are
+// being executed, those from next to pi wait.
 type wq struct {
 	buf    uint64 // user address of entry 0
 	size   uint32 // entries, a power of two; 0 = no queue
 	stride uint32 // bytes per entry
 	pi     uint32
+	next   uint32 // SQ only
 	ci     uint32
 }
 

@@ -1,0 +1,83 @@
+package mlx5sim
+
+// UAR page, PRM "User Access Region". A page of 4096 bytes has the CQ arm
+// register and two BlueFlame registers of two halves each; either half of either
+// takes doorbells of any QP.
+const (
+	uarPageBytes  = 4096
+	uarArm        = 0x20
+	uarBlueFlame0 = 0x800
+	uarBlueFlame1 = 0xa00
+	uarHalfBytes  = 0x100
+	uarEnd        = 0xc00
+)
+
+// Kicker implements kernel.Kicker. The function acts on the register's present
+// value. Two goroutines may use different registers of one page at once; who
+// shares a doorbell register serialises the store and the call together, as it
+// has to serialise its halves on hardware. The arm register is different: all CQs
+// of a context share it by design, so an arming that was overwritten before its
+// call is found by its doorbell record.
+func (f *file) Kicker() func(uar *byte, offset uint32) { return f.kick }
+
+func (f *file) kick(page *byte, offset uint32) {
+	switch {
+	case offset == uarArm:
+	case offset >= uarBlueFlame0 && offset < uarEnd && offset%uarHalfBytes == 0:
+	default:
+		return
+	}
+	fab := f.dev.fab
+	fab.mu.Lock()
+	defer fab.mu.Unlock()
+	if f.closed || f.dev.closed {
+		return
+	}
+	v := register(page, offset)
+	if offset == uarArm {
+		f.ringArm(uint32(v>>32), uint32(v)&0xffffff)
+		return
+	}
+	f.ringSend(uint32(v) >> 8)
+}
+
+// ringSend handles a doorbell, the first two words of a control segment: they
+// name the QP. How far to go is in the doorbell record.
+func (f *file) ringSend(qpn uint32) {
+	q := f.dev.qps[qpn]
+	if q == nil || q.file != f {
+		f.dev.stats.Drops.Doorbell++
+		return
+	}
+	switch q.attr.state {
+	case stateRTS:
+		if !q.syncSQ() {
+			q.overflow()
+			return
+		}
+		q.runSQ()
+	case stateSQE:
+		q.flushSQ()
+	case stateErr:
+		q.flushSQ()
+		q.flushRQ()
+	}
+}
+
+// ringArm handles an arming of CQ cqn.
+func (f *file) ringArm(word, cqn uint32) {
+	if c := f.dev.cqs[cqn]; c != nil && c.file == f {
+		c.arm(word)
+	}
+	if len(f.dev.cqs) == 1 {
+		return
+	}
+	for _, c := range f.dev.cqs {
+		if c.file != f || c.cqn == cqn {
+			continue
+		}
+		if w, ok := load32(f.dma, c.dbrec+dbArm); ok && w != c.eng.armWord {
+			c.arm(w)
+		}
+	}
+}

@@ -1,0 +1,75 @@
+package mlx5sim
+
+// In ERR every work request completes with WR_FLUSH_ERR, in order, signaled or
+// not. Hardware also flushes what is posted later. A send is flushed when its
+// doorbell rings. A receive rings none: it is flushed at the QP's next doorbell,
+// when its CQ is armed, or when the QP is modified, whichever is first; a program
+// that only polls would not see it.
+
+// toError moves the QP to ERR by the device's own doing, and flushes it.
+func (q *qp) toError() {
+	if q.attr.state == stateErr || q.attr.state == stateReset {
+		return
+	}
+	q.attr.state = stateErr
+	q.flush()
+}
+
+// overflow handles a doorbell record that announces more than its queue
+// holds: the QP cannot go on, and no work request can be told to have failed.
+func (q *qp) overflow() {
+	if q.attr.state == stateErr {
+		return
+	}
+	q.asyncEvent(eventQPFatal)
+	q.toError()
+}
+
+// flush empties both queues of a QP that just went to ERR.
+func (q *qp) flush() {
+	if !q.eng.counted {
+		q.eng.counted = true
+		q.recvCQ.eng.errQPs++
+	}
+	q.quiesceSQ()
+	q.flushSQ()
+	q.flushRQ()
+}
+
+// flushSQ completes all that is on the SQ, in execution or not.
+func (q *qp) flushSQ() {
+	q.syncSQ() // an overflow is ignored: what was valid before is flushed
+	for q.sq.ci != q.sq.pi {
+		at := q.sq.buf + uint64(q.sq.ci&(q.sq.size-1))*wqebbBytes
+		var ctrl [segBytes]byte
+		if v := q.file.dma.View(at, segBytes); v != nil {
+			ctrl = [segBytes]byte(v)
+		} else if q.file.dma.Read(at, ctrl[:]) != nil {
+			ctrl = [segBytes]byte{}
+		}
+		_, wqebbs := decodeCtrl(ctrl[:])
+		index := q.sq.ci
+		q.sq.ci += min(wqebbs, q.sq.pi-q.sq.ci)
+		q.sendCQ.add(&cqe{opcode: cqeReqErr, uidx: q.uidx, qpn: q.qpn, wqeOpcode: ctrl[3], counter: uint16(index), syn: synFlush})
+	}
+	q.sq.next = q.sq.ci
+}
+
+// flushRQ completes the receive that a message was being written to, and all
+// that are posted.
+func (q *qp) flushRQ() {
+	if q.eng.recvTaken {
+		q.eng.recvTaken = false
+		q.flushedRecv(q.eng.recv.index)
+	}
+	q.syncRQ()
+	for q.rq.ci != q.rq.pi {
+		index := uint16(q.rq.ci)
+		q.rq.ci++
+		q.flushedRecv(index)
+	}
+}
+
+func (q *qp) flushedRecv(index uint16) {
+	q.recvCQ.add(&cqe{opcode: cqeRespErr, uidx: q.uidx, qpn: q.qpn, counter: index, syn: synFlush})
+}
