@@ -3,22 +3,6 @@ package mlx5sim
 // Temporary definitions for what is still being written. Remove an entry when
 // the real one arrives.
 
-const (
-	qpRC = 2
-	qpUC = 3
-	qpUD = 4
-)
-
-const (
-	stateReset = 0
-	stateInit  = 1
-	stateRTR   = 2
-	stateRTS   = 3
-	stateSQD   = 4
-	stateSQE   = 5
-	stateErr   = 6
-)
-
 type requester struct{}
 type responder struct{}
 

@@ -1,0 +1,115 @@
+package mlx5sim
+
+import (
+	"math/bits"
+	"syscall"
+)
+
+// Access flags, enum ib_uverbs_access_flags.
+const (
+	accessLocalWrite      = 1 << 0
+	accessRemoteWrite     = 1 << 1
+	accessRemoteRead      = 1 << 2
+	accessRemoteAtomic    = 1 << 3
+	accessMWBind          = 1 << 4
+	accessZeroBased       = 1 << 5
+	accessOnDemand        = 1 << 6
+	accessHugeTLB         = 1 << 7
+	accessOptional        = 0x3ff << 20 // a driver may ignore these
+	accessRelaxedOrdering = 1 << 20
+	accessKnown           = 1<<8 - 1 | accessOptional
+)
+
+func (m *mr) busy() bool { return false }
+
+func (m *mr) destroy() {
+	delete(m.pd.file.dev.mrs, m.key)
+	m.pd.refs--
+}
+
+// regMR answers REG_MR: struct ib_uverbs_reg_mr.
+func (c *call) regMR() error {
+	var in [40]byte
+	if err := c.coreIn(in[:]); err != nil {
+		return err
+	}
+	m := &mr{start: le.Uint64(in[8:]), length: le.Uint64(in[16:]), iova: le.Uint64(in[24:]), access: le.Uint32(in[36:])}
+	if m.start%pageSize != m.iova%pageSize {
+		return syscall.EINVAL
+	}
+	var err error
+	if m.pd, err = lookup[*pd](c.f, uint64(le.Uint32(in[32:]))); err != nil {
+		return err
+	}
+	if err := checkAccess(m.access); err != nil {
+		return err
+	}
+	if err := checkRange(m.start, m.length); err != nil {
+		return err
+	}
+	if err := checkRange(m.iova, m.length); err != nil {
+		return err
+	}
+	if !c.f.dma.Mapped(m.start, m.length) {
+		return syscall.EFAULT
+	}
+	d := c.f.dev
+	if m.key, err = d.newMKey(); err != nil {
+		return err
+	}
+	d.mrs[m.key] = m
+	m.pd.refs++
+	if err := c.create(m, &m.handle); err != nil {
+		return err
+	}
+	var out [12]byte // struct ib_uverbs_reg_mr_resp
+	le.PutUint32(out[0:], m.handle)
+	le.PutUint32(out[4:], m.key)
+	le.PutUint32(out[8:], m.key)
+	return c.respond(out[:], nil)
+}
+
+func checkAccess(access uint32) error {
+	if access&^uint32(accessKnown) != 0 {
+		return syscall.EINVAL
+	}
+	if access&(accessRemoteWrite|accessRemoteAtomic) != 0 && access&accessLocalWrite == 0 {
+		return syscall.EINVAL
+	}
+	if access&(accessOnDemand|accessZeroBased) != 0 {
+		return syscall.EOPNOTSUPP
+	}
+	return nil
+}
+
+// checkRange refuses what does not end, rounded up to pages, below 2^64.
+func checkRange(addr, n uint64) error {
+	end, carry := bits.Add64(addr, n, 0)
+	if n == 0 || carry != 0 || end > 1<<64-pageSize {
+		return syscall.EINVAL
+	}
+	return nil
+}
+
+// newMKey draws a key: 24 bits of index and 8 of variant, which changes so
+// that a key of a dead MR does not name the next one.
+func (d *Device) newMKey() (uint32, error) {
+	for range 1 << 24 {
+		d.nextMKey++
+		key := d.nextMKey<<8 | (d.nextMKey*0x9d)&0xff
+		if key>>8 > 0x300 && d.mrs[key] == nil { // small indices are the device's own
+			return key, nil
+		}
+	}
+	return 0, syscall.ENOMEM
+}
+
+// queryMR answers UVERBS_METHOD_QUERY_MR.
+func (c *call) queryMR() error {
+	m := c.objects[0].(*mr)
+	return firstError(
+		c.putU32(attrQueryMRLKey, m.key),
+		c.putU32(attrQueryMRRKey, m.key),
+		c.putU64(attrQueryMRLength, m.length),
+		c.putU64(attrQueryMRIOVA, m.iova))
+}

@@ -1,0 +1,128 @@
+package mlx5sim
+
+import (
+	"slices"
+	"syscall"
+)
+
+const (
+	// bfregsPerPage is MLX5_NON_FP_BFREGS_PER_UAR: BlueFlame registers of a
+	// UAR page that user space gets. bfregsStride is MLX5_BFREGS_PER_UAR.
+	bfregsPerPage = 2
+	bfregsStride  = 4
+
+	mmapUARObjects = 9 // MLX5_IB_MMAP_OFFSET_START
+
+	uarTypeBF = 0 // MLX5_IB_UAPI_UAR_ALLOC_TYPE_BF
+	uarTypeNC = 1 // MLX5_IB_UAPI_UAR_ALLOC_TYPE_NC
+
+	invalidBFReg = 1 << 31 // MLX5_IB_INVALID_BFREG
+
+	maxUARs = 1 << 16
+)
+
+func (u *uar) busy() bool { return u.refs > 0 }
+
+func (u *uar) destroy() {
+	u.dead = true
+	u.file.reap(u)
+}
+
+// newUAR adds a UAR page to f: a static one, whose mapping offset is its
+// position, or one that becomes an object. Caller holds fab.mu.
+func (f *file) newUAR() *uar {
+	d := f.dev
+	u := &uar{file: f, index: d.nextUAR}
+	d.nextUAR++
+	slot := int64(f.nextUAR)
+	f.nextUAR++
+	if f.dynUAR {
+		// The low byte of the slot, the command, the rest of the slot.
+		u.offset = (slot>>8<<16 | mmapUARObjects<<8 | slot&0xff) * pageSize
+	} else {
+		u.offset = (slot>>8<<16 | slot&0xff) * pageSize
+	}
+	f.uars = append(f.uars, u)
+	return u
+}
+
+// reap frees a dead UAR's page once nothing maps it.
+func (f *file) reap(u *uar) error {
+	if !u.dead || u.maps > 0 {
+		return nil
+	}
+	if i := slices.Index(f.uars, u); i >= 0 {
+		f.uars = slices.Delete(f.uars, i, i+1)
+	}
+	if mem := u.mem; mem != nil {
+		u.mem = nil
+		return freePage(mem)
+	}
+	return nil
+}
+
+// allocUAR answers MLX5_IB_METHOD_UAR_OBJ_ALLOC.
+func (c *call) allocUAR() error {
+	if t := c.word(attrUARType); t != uarTypeBF && t != uarTypeNC {
+		return syscall.EOPNOTSUPP
+	}
+	f := c.f
+	if !f.dynUAR {
+		return syscall.EOPNOTSUPP // the library did not say that it knows them
+	}
+	if f.nextUAR >= maxUARs {
+		return syscall.ENOMEM
+	}
+	u := f.newUAR()
+	if err := c.create(u, &u.handle); err != nil {
+		return err
+	}
+	if err := firstError(
+		c.putU64(attrUAROffset, uint64(u.offset)),
+		c.putU32(attrUARLength, pageSize),
+		c.putU32(attrUARPageID, u.index)); err != nil {
+		return err
+	}
+	c.setHandle(attrUARHandle, u.handle)
+	return nil
+}
+
+// uarByIndex finds the living UAR page that QPs and CQs of f name by index.
+func (f *file) uarByIndex(index uint32) *uar {
+	for _, u := range f.uars {
+		if u.index == index && !u.dead {
+			return u
+		}
+	}
+	return nil
+}
+
+// takeBFReg chooses a static BlueFlame register for a QP as the kernel does: a
+// low-latency one of its own, else the least used of the medium ones. Register
+// 0 is for doorbells only. It returns the register and its number in user
+// space's count.
+func (f *file) takeBFReg() (reg int, user uint32, err error) {
+	reg = -1
+	high := len(f.bfregs) - f.lowLatency
+	for i := max(high, 1); i < len(f.bfregs); i++ {
+		if f.bfregs[i] == 0 {
+			reg = i
+			break
+		}
+	}
+	if reg < 0 {
+		for i := 1; i < high; i++ {
+			if reg < 0 || f.bfregs[i] < f.bfregs[reg] {
+				reg = i
+			}
+		}
+	}
+	if reg < 0 {
+		if len(f.bfregs) == 0 || f.lowLatency > 0 && high > 0 {
+			return -1, 0, syscall.ENOMEM
+		}
+		reg = 0
+	}
+	f.bfregs[reg]++
+	return reg, uint32(reg/bfregsPerPage*bfregsStride + reg%bfregsPerPage), nil
+}
