@@ -19,6 +19,7 @@ type timer struct {
 // wheel is a hashed timing wheel over the owner's clock.
 type wheel struct {
 	buckets [wheelSlots]timer // list heads
+	due     timer             // list head: timers about to fire
 	tick    int64             // ticks up to here have fired
 	count   int
 }
@@ -29,13 +30,17 @@ func (w *wheel) init(now int64) {
 		h := &w.buckets[i]
 		h.next, h.prev = h, h
 	}
+	w.due.next, w.due.prev = &w.due, &w.due
 }
 
 // set makes t fire at when or within a tick after it. An armed timer is moved
 // only where it has to fire earlier.
 func (w *wheel) set(t *timer, when int64) {
 	t.when = when
-	at := (when + wheelTick - 1) / wheelTick
+	at := when / wheelTick
+	if when%wheelTick != 0 { // rounding up by adding first would overflow
+		at++
+	}
 	if at <= w.tick {
 		at = w.tick + 1
 	}
@@ -71,45 +76,43 @@ func (w *wheel) stop(t *timer) {
 }
 
 // advance fires what is due at now. A timer whose `when` has moved on is filed
-// again.
+// again. A callback may call advance: the inner call fires what the outer one
+// has not got to yet, so that a callback that waits for something does not hold
+// up the timer which that depends on.
 func (w *wheel) advance(now int64) {
 	to := now / wheelTick
-	if to-w.tick > wheelSlots {
-		w.advanceFar(now, to)
-		return
+	if to-w.tick > wheelSlots { // more than a whole turn: every bucket once
+		w.tick = to
+		for i := range w.buckets {
+			w.collect(&w.buckets[i], to)
+		}
 	}
+	w.fireDue(now)
 	for w.tick < to {
 		w.tick++
-		w.expire(&w.buckets[w.tick&(wheelSlots-1)], w.tick, now)
+		w.collect(&w.buckets[w.tick&(wheelSlots-1)], w.tick)
+		w.fireDue(now)
 	}
 }
 
-// advanceFar serves a jump of more than a whole turn: every bucket once.
-func (w *wheel) advanceFar(now, to int64) {
-	w.tick = to
-	for i := range w.buckets {
-		w.expire(&w.buckets[i], to, now)
-	}
-}
-
-// expire fires the entries of one bucket that are filed at or before tick. The
-// due ones are first moved to a list of their own, so that a callback may set
-// and stop any timer.
-func (w *wheel) expire(h *timer, tick, now int64) {
-	var due timer
-	due.next, due.prev = &due, &due
+// collect moves the entries of one bucket that are filed at or before tick to
+// the due list, from where a callback may still set and stop them.
+func (w *wheel) collect(h *timer, tick int64) {
 	for t := h.next; t != h; {
 		next := t.next
 		if t.at <= tick {
 			t.prev.next, t.next.prev = t.next, t.prev
-			t.prev, t.next = due.prev, &due
-			due.prev.next = t
-			due.prev = t
+			t.prev, t.next = w.due.prev, &w.due
+			w.due.prev.next = t
+			w.due.prev = t
 		}
 		t = next
 	}
-	for due.next != &due {
-		t := due.next
+}
+
+func (w *wheel) fireDue(now int64) {
+	for w.due.next != &w.due {
+		t := w.due.next
 		w.unlink(t)
 		if t.when > now {
 			w.set(t, t.when)
@@ -123,6 +126,9 @@ func (w *wheel) expire(h *timer, tick, now int64) {
 func (w *wheel) next() (int64, bool) {
 	if w.count == 0 {
 		return 0, false
+	}
+	if w.due.next != &w.due {
+		return w.tick * wheelTick, true
 	}
 	best := int64(1<<63 - 1)
 	for i := int64(1); i <= wheelSlots; i++ {
