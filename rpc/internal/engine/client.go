@@ -47,7 +47,9 @@ func (s *Session) launch(c *Call) {
 	s.active++
 	sl := &s.slots[i]
 	sl.call, sl.err = c, nil
-	sl.seq++
+	if sl.seq++; sl.seq == 0 {
+		sl.seq = 1 // 0 is what a slot has seen before its first request
+	}
 	sl.state, sl.resent, sl.pulled = slotSent, false, false
 	c.slot, c.state = sl, callActive
 	c.ReqLarge = c.Req.Len() > s.maxSmall
