@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
@@ -92,6 +93,8 @@ func (sl *clientSlot) arm() {
 		when = sl.call.Deadline
 	} else if sl.state == slotSent && sl.call.Deadline != 0 {
 		when = min(when, sl.call.Deadline)
+	} else if sl.state == slotCancelling {
+		when = min(when, sl.giveUp)
 	}
 	sl.s.e.wheel.set(&sl.timer, when)
 }
@@ -137,7 +140,8 @@ func (sl *clientSlot) abort(err error) {
 		sl.err = err
 		sl.state = slotCancelling
 		sl.giveUp = e.now + e.cfg.CancelGrace
-		sl.resend = e.now + sl.s.rto
+		sl.backoff = sl.s.rto
+		sl.resend = e.now + sl.backoff
 		sl.send()
 		sl.arm()
 	case slotReading:
@@ -248,7 +252,7 @@ func (s *Session) fromServer(h *Header, body []byte) {
 		sl.done(setResponse(sl.call.Resp, body))
 	case KindLargeResponse:
 		c, ok := ParseControl(body)
-		if !ok || c.Len == 0 || c.Len > uint64(e.cfg.MaxMsg) {
+		if !ok || c.Len == 0 {
 			e.Stats.DropMalformed++
 			return
 		}
@@ -256,9 +260,9 @@ func (s *Session) fromServer(h *Header, body []byte) {
 		case cancelled:
 			e.push(s, KindPulled, 0, h.Slot, h.Seq)
 			sl.done(sl.err)
-		case int(c.Len) > sl.call.Resp.Cap():
+		case c.Len > uint64(sl.call.Resp.Cap()):
 			e.push(s, KindPulled, 0, h.Slot, h.Seq)
-			sl.done(&ResponseTooLargeError{Need: int(c.Len), Cap: sl.call.Resp.Cap()})
+			sl.done(&ResponseTooLargeError{Need: int(min(c.Len, math.MaxInt)), Cap: sl.call.Resp.Cap()})
 		default:
 			sl.state = slotReading
 			sl.pulled = true
