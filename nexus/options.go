@@ -1,0 +1,87 @@
+package nexus
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Defaults of the options.
+const (
+	// A dead peer holds its sessions' memory and blocks callers until their own
+	// deadlines, so it should be noticed soon; but a false alarm breaks working
+	// sessions. eRPC takes 500 ms, with a dedicated thread on a quiet core. Go
+	// programs on small shared machines stall for a second now and then (a race
+	// build, a CI runner with two cores), so ours is 3 s: twelve Pings in a row.
+	defaultInterval = 250 * time.Millisecond
+	defaultDeadline = 3 * time.Second
+
+	// Data centre round trips are well below the first; the last bounds the load
+	// on a server that is starting up with thousands of clients waiting.
+	defaultRetryFirst = 50 * time.Millisecond
+	defaultRetryMax   = time.Second
+
+	connectTimeout    = 5 * time.Second  // where the context has no deadline
+	disconnectTimeout = 2 * time.Second  // likewise
+	acceptTimeout     = 10 * time.Second // given to acceptors
+	maxAccepting      = 64               // Accept calls at a time
+	closeTimeout      = 2 * time.Second  // of Nexus.Close, for each of its two waits
+
+	// A duplicate of a Connect may come after its connection has ended, for as
+	// long as networks hold packets back.
+	tombstoneTime = 30 * time.Second
+	maxTombstones = 8192
+)
+
+// PacketConn is what a Nexus needs of a UDP socket; *net.UDPConn is one.
+// ReadFromUDPAddrPort must return an error that matches net.ErrClosed once Close
+// has been called.
+type PacketConn interface {
+	ReadFromUDPAddrPort(b []byte) (n int, from netip.AddrPort, err error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	LocalAddr() net.Addr
+	Close() error
+}
+
+// Option sets a property of a Nexus.
+type Option func(*Nexus)
+
+// WithLogger sets where the Nexus says what users should know. The default is
+// silence.
+func WithLogger(l *slog.Logger) Option {
+	return func(n *Nexus) {
+		if l != nil {
+			n.log = l
+		}
+	}
+}
+
+// WithConn makes the Nexus use c and not open a socket of its own. The Nexus
+// closes it.
+func WithConn(c PacketConn) Option { return func(n *Nexus) { n.conn = c } }
+
+// WithHeartbeat sets how often a silent peer is pinged, and after how long a
+// silence it is declared dead: by default 250 ms and 3 s. The timeout should be
+// several intervals.
+func WithHeartbeat(interval, timeout time.Duration) Option {
+	return func(n *Nexus) {
+		if interval > 0 {
+			n.interval = interval
+		}
+		if timeout > 0 {
+			n.timeout = timeout
+		}
+	}
+}
+
+// WithRetry sets the pause before a message is sent for the second time, and the
+// longest pause; each is twice the one before. By default 50 ms and 1 s.
+func WithRetry(first, longest time.Duration) Option {
+	return func(n *Nexus) {
+		if first > 0 {
+			n.retryFirst = first
+		}
+		n.retryMax = max(n.retryFirst, longest)
+	}
+}
