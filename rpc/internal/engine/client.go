@@ -30,7 +30,7 @@ type clientSlot struct {
 	giveUp  int64 // end of CancelGrace
 	backoff int64
 
-	seq       uint32 // request number; the last one, when idle
+	seq       uint32 // request number, never 0 once used; the last one, when idle
 	ref       uint32 // NIC's use of the request, 0 = none
 	respLen   uint32
 	index     uint8

@@ -55,7 +55,7 @@ func (k Kind) String() string {
 //	byte  3      zero
 //	bytes 4-7    the receiver's session index
 //	bytes 8-11   the receiver's session token, random
-//	bytes 12-15  request number of the slot, serial arithmetic
+//	bytes 12-15  request number of the slot, serial arithmetic without 0
 type Header struct {
 	Kind    Kind
 	Type    uint8

@@ -50,7 +50,9 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 	switch h.Kind {
 	case KindRequest, KindLargeRequest:
 		switch {
-		case d == 0 && h.Seq != 0:
+		case h.Seq == 0:
+			e.Stats.DropMalformed++
+		case d == 0:
 			e.Stats.Duplicates++
 			sl.duplicate(h)
 		case int32(h.Seq-sl.skip) <= 0:
