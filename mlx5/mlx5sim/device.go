@@ -239,6 +239,7 @@ func (d *Device) Close() error {
 		}
 	}
 	l := d.link
+	d.wire.stop()
 	d.fab.mu.Unlock()
 	if l != nil {
 		return l.Close() // outside the mutex: its reader takes it

@@ -30,10 +30,10 @@ type qpEngine struct {
 // or the QP leaves RTS.
 func (q *qp) runSQ() {
 	op := &q.file.dev.fab.eng.op
+	defer q.file.dev.flushWire()
 	for q.attr.state == stateRTS && q.sq.next != q.sq.pi && !q.eng.waiting && !q.eng.wireBusy {
 		if s := q.fetch(op); s != synOK {
-			q.sq.next = op.end()
-			q.failSend(op, s)
+			q.refuse(op, s)
 			return
 		}
 		if !q.execute(op) {
@@ -95,6 +95,9 @@ func grow(b []byte, n int) []byte {
 // execute starts one send and reports whether the next may follow.
 func (q *qp) execute(op *sendOp) bool {
 	if op.opcode == opNOP {
+		if q.wireFirst() {
+			return false
+		}
 		q.sq.next = op.end()
 		q.completeSend(op, 0)
 		return true
@@ -115,6 +118,9 @@ func (q *qp) execute(op *sendOp) bool {
 	case q.typ == qpUD && to != nil:
 		return q.executeUD(op, to)
 	case to != nil:
+		if q.wireFirst() {
+			return false
+		}
 		return q.executeRC(op, to)
 	case d.link != nil:
 		return q.handToWire(op)
@@ -130,6 +136,9 @@ func (q *qp) execute(op *sendOp) bool {
 
 // refuse fails a send that was not started.
 func (q *qp) refuse(op *sendOp, s syndrome) bool {
+	if q.wireFirst() {
+		return false
+	}
 	q.sq.next = op.end()
 	q.failSend(op, s)
 	return false

@@ -30,6 +30,7 @@ type Device struct {
 	mac  [6]byte
 	gids []gidSlot
 	link link // nil: reaches only devices of its fabric
+	wire wire // transport over the link; guarded by fab.mu
 
 	// Guarded by fab.mu.
 	closed bool

@@ -1,0 +1,427 @@
+package mlx5sim
+
+import (
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/internal/roce"
+)
+
+// responder is an RC QP's receiving half over the link (IBTA 9.7.4, 9.9.3).
+//
+// Requests are executed in the order of their PSNs, each as it arrives; the
+// answers leave at the end of the burst. READs queue up as jobs, and nothing that
+// would acknowledge a later request leaves before them.
+type responder struct {
+	ready bool
+	path  path
+	mtu   uint32
+
+	epsn uint32 // expected PSN
+	msn  uint32 // messages executed
+	nak  bool   // a NAK for epsn was answered: silence until it comes
+
+	owed  owed // the answer to send behind the jobs
+	owedS roce.Syndrome
+
+	// The message of which a First has come and no Last.
+	msg    uint8 // opSend, opWrite, or opNOP: none
+	off    uint64
+	va     uint64 // of a WRITE
+	rkey   uint32
+	length uint64
+
+	jobs     readQueue
+	deadline time.Duration // when the jobs go on
+}
+
+type owed uint8
+
+const (
+	owedNothing owed = iota
+	owedAck          // of all before epsn
+	owedNAK          // owedS for epsn
+)
+
+// readQueue is the READs to answer, oldest first.
+type readQueue struct {
+	job [maxReads]readJob
+	at  uint32 // the oldest
+	n   uint32
+}
+
+type readJob struct {
+	va     uint64
+	rkey   uint32
+	length uint64
+	psn    uint32
+	msn    uint32
+	next   uint32 // packet to send next
+	n      uint32 // packets
+}
+
+// A requester of ours asks for no more than its window. Others may ask for a
+// gigabyte at once: it goes out in bursts, so that sockets can keep up.
+const (
+	readBurst = 64 // packets
+	readPause = 200 * time.Microsecond
+)
+
+func (q *qp) startResponder() {
+	r := &q.resp
+	if r.ready {
+		return
+	}
+	r.ready = true
+	r.mtu = q.pathMTUBytes()
+	r.path, _ = q.file.dev.pathTo(q.attr.dest.dgid) // without one, no packet has the right source
+	r.epsn = q.attr.rqPSN & psnMask
+	r.msg = opNOP
+}
+
+// onRequest handles a packet of the requester's, first by its PSN.
+func (q *qp) onRequest(p *roce.Packet) {
+	r, stats := &q.resp, &q.file.dev.stats
+	switch k := psnDiff(p.PSN, r.epsn); {
+	case k > 0:
+		stats.Drops.OutOfOrder++
+		if !r.nak {
+			stats.SequenceNaks++
+			q.owe(owedNAK, roce.NAKSequence)
+		}
+	case k < 0:
+		stats.Drops.Duplicate++
+		if p.Opcode == roce.RCReadRequest {
+			q.repeatRead(p)
+		} else if r.owed == owedNothing {
+			q.owe(owedAck, 0) // the first one got lost
+		}
+	default:
+		q.executeRequest(p)
+	}
+}
+
+// owe notes the answer to send at the end of the burst. A NAK silences the
+// responder until the packet comes that it asks for.
+func (q *qp) owe(what owed, s roce.Syndrome) {
+	q.resp.owed, q.resp.owedS = what, s
+	q.resp.nak = what == owedNAK
+	q.touch()
+}
+
+// executeRequest handles the packet that is expected.
+func (q *qp) executeRequest(p *roce.Packet) {
+	r := &q.resp
+	if r.owed == owedNAK {
+		r.owed = owedNothing
+	}
+	r.nak = false
+	n := uint64(len(p.Payload))
+	mtu := uint64(r.mtu)
+	first, last := p.Opcode.IsFirst(), p.Opcode.IsLast()
+	msg := uint8(opSend)
+	switch {
+	case p.Opcode.IsWrite():
+		msg = opWrite
+	case p.Opcode == roce.RCReadRequest:
+		msg = opRead
+	case !p.Opcode.IsSend() || p.Opcode == roce.RCSendLastInv || p.Opcode == roce.RCSendOnlyInv:
+		q.refuseRequest(roce.NAKInvalidRequest, synRemInvReq) // not built
+		return
+	}
+	// A message is First, Middles, Last, or Only; all but the end are full.
+	if first != (r.msg == opNOP) || !first && r.msg != msg || n > mtu || !last && n != mtu || last && !first && n == 0 {
+		q.refuseRequest(roce.NAKInvalidRequest, synRemInvReq)
+		return
+	}
+	var done bool
+	switch msg {
+	case opRead:
+		done = q.acceptRead(p)
+	case opWrite:
+		done = q.executeWrite(p, first, last)
+	default:
+		done = q.executeSend(p, first, last)
+	}
+	if !done || !r.ready {
+		return
+	}
+	if last {
+		r.msg = opNOP
+	} else {
+		r.msg = msg
+	}
+	if msg != opRead {
+		r.epsn = (r.epsn + 1) & psnMask
+		if last {
+			r.msn = (r.msn + 1) & psnMask
+		}
+		if p.AckReq {
+			q.owe(owedAck, 0)
+		}
+	}
+}
+
+// refuseRequest answers with a NAK that ends the requester's operation, and
+// puts this QP into ERR with an async event.
+func (q *qp) refuseRequest(nak roce.Syndrome, s syndrome) {
+	q.fatalNAK(nak)
+	q.accessError(s)
+}
+
+// fatalNAK sends a NAK at once, behind all READs: this QP is about to stop.
+func (q *qp) fatalNAK(s roce.Syndrome) {
+	q.answerReads(^uint32(0))
+	if q.resp.ready {
+		q.sendAck(s, q.resp.epsn)
+	}
+}
+
+func nakOf(s syndrome) roce.Syndrome {
+	switch s {
+	case synRemInvReq:
+		return roce.NAKInvalidRequest
+	case synRemAccess:
+		return roce.NAKRemoteAccess
+	}
+	return roce.NAKRemoteOp
+}
+
+// executeSend puts a packet of a SEND into the receive that it began with.
+// False: the packet was not executed.
+func (q *qp) executeSend(p *roce.Packet, first, last bool) bool {
+	r := &q.resp
+	w := &q.eng.recv
+	if first {
+		if !q.beginRecv() {
+			return false
+		}
+		r.off = 0
+	}
+	n := uint64(len(p.Payload))
+	if w.length < r.off+n {
+		q.fatalNAK(roce.NAKInvalidRequest)
+		q.failRecv(w, synLocalLen)
+		return false
+	}
+	if s := q.scatterRecv(w, r.off, p.Payload); s != synOK {
+		q.fatalNAK(roce.NAKRemoteOp)
+		q.failRecv(w, s)
+		return false
+	}
+	r.off += n
+	if last {
+		q.completeRecv(w, q.wireInfo(p, r.off))
+	}
+	return true
+}
+
+// beginRecv takes a receive, or asks the requester to come again.
+func (q *qp) beginRecv() bool {
+	switch _, st := q.takeRecv(); st {
+	case recvEmpty:
+		q.file.dev.stats.RNRNaks++
+		q.owe(owedNAK, roce.RNR(q.attr.minRNRTimer))
+		return false
+	case recvDead:
+		q.fatalNAK(roce.NAKRemoteOp)
+		return false
+	}
+	return true
+}
+
+func (q *qp) wireInfo(p *roce.Packet, n uint64) recvInfo {
+	return recvInfo{byteLen: uint32(n), imm: p.Imm(), hasImm: p.Opcode.HasImm(), write: p.Opcode.IsWrite(),
+		solicited: p.Solicited, srcQPN: q.attr.destQPN, l3: l3Of(q.attr.dest.dgid)}
+}
+
+// executeWrite puts a packet of an RDMA WRITE into memory. The MR is looked
+// up for each packet: it may have gone since the last one.
+func (q *qp) executeWrite(p *roce.Packet, first, last bool) bool {
+	r, d := &q.resp, q.file.dev
+	if first {
+		h := p.RETH()
+		r.va, r.rkey, r.length, r.off = h.VA, h.RKey, uint64(h.Length), 0
+		if _, s := d.remoteAccess(q, r.rkey, r.va, r.length, accessRemoteWrite); s != synOK {
+			q.refuseRequest(nakOf(s), s)
+			return false
+		}
+	}
+	n := uint64(len(p.Payload))
+	if left := r.length - r.off; n > left || last != (n == left) {
+		q.refuseRequest(roce.NAKInvalidRequest, synRemInvReq)
+		return false
+	}
+	m, s := d.remoteAccess(q, r.rkey, r.va+r.off, n, accessRemoteWrite)
+	if s != synOK {
+		q.refuseRequest(nakOf(s), s)
+		return false
+	}
+	if p.Opcode.HasImm() && !q.beginRecv() {
+		return false
+	}
+	if m != nil && m.write(r.va+r.off, p.Payload) != nil {
+		q.fatalNAK(roce.NAKRemoteOp)
+		q.toError()
+		return false
+	}
+	r.off += n
+	if p.Opcode.HasImm() {
+		q.completeRecv(&q.eng.recv, q.wireInfo(p, r.length))
+	}
+	return true
+}
+
+// checkRead looks at a READ request's rights.
+func (q *qp) checkRead(h roce.RETH) syndrome {
+	if q.attr.maxDestRd == 0 || h.Length > maxMsgBytes {
+		return synRemInvReq
+	}
+	_, s := q.file.dev.remoteAccess(q, h.RKey, h.VA, uint64(h.Length), accessRemoteRead)
+	return s
+}
+
+// acceptRead queues a READ and takes the PSNs of its responses.
+func (q *qp) acceptRead(p *roce.Packet) bool {
+	r := &q.resp
+	h := p.RETH()
+	if s := q.checkRead(h); s != synOK {
+		q.refuseRequest(nakOf(s), s)
+		return false
+	}
+	r.msn = (r.msn + 1) & psnMask
+	n := q.packets(uint64(h.Length))
+	if !q.queueRead(p.PSN, h, n) {
+		return false
+	}
+	r.epsn = (r.epsn + n) & psnMask
+	if r.owed == owedAck {
+		r.owed = owedNothing // the response acknowledges all before it
+	}
+	return true
+}
+
+// repeatRead answers a READ again. The requester went back, and will ask again
+// for all behind it too.
+func (q *qp) repeatRead(p *roce.Packet) {
+	r := &q.resp
+	h := p.RETH()
+	n := q.packets(uint64(h.Length))
+	if psnDiff(p.PSN+n, r.epsn) > 0 || q.checkRead(h) != synOK {
+		return // not what was asked before
+	}
+	for r.jobs.n > 0 {
+		j := &r.jobs.job[(r.jobs.at+r.jobs.n-1)%maxReads]
+		if psnDiff(j.psn, p.PSN) < 0 {
+			break
+		}
+		r.jobs.n--
+	}
+	q.queueRead(p.PSN, h, n)
+}
+
+// queueRead appends a job. It reports false where the QP went down.
+func (q *qp) queueRead(psn uint32, h roce.RETH, n uint32) bool {
+	r := &q.resp
+	if r.jobs.n == maxReads {
+		if q.answerReads(^uint32(0)); !r.ready {
+			return false
+		}
+	}
+	r.jobs.job[(r.jobs.at+r.jobs.n)%maxReads] = readJob{va: h.VA, rkey: h.RKey, length: uint64(h.Length), psn: psn, msn: r.msn, n: n}
+	r.jobs.n++
+	q.touch()
+	return true
+}
+
+// respond sends what the responder owes: READ responses, then one ACK or NAK.
+func (q *qp) respond() {
+	r := &q.resp
+	if !r.ready {
+		return
+	}
+	if r.jobs.n > 0 && r.deadline == 0 {
+		q.answerReads(readBurst)
+	}
+	if r.ready && r.jobs.n == 0 && r.owed != owedNothing {
+		if r.owed == owedAck {
+			q.sendAck(roce.Ack, (r.epsn-1)&psnMask)
+		} else {
+			q.sendAck(r.owedS, r.epsn)
+		}
+		r.owed = owedNothing
+	}
+}
+
+// setReadDeadline sets when jobs that are left go on.
+func (q *qp) setReadDeadline(now time.Duration) {
+	r := &q.resp
+	if r.jobs.n == 0 {
+		r.deadline = 0
+	} else if r.deadline == 0 {
+		r.deadline = now + readPause
+	}
+}
+
+// answerReads sends up to limit packets of READ responses.
+func (q *qp) answerReads(limit uint32) {
+	r := &q.resp
+	for r.jobs.n > 0 && limit > 0 {
+		j := &r.jobs.job[r.jobs.at%maxReads]
+		if s := q.sendReadResponse(j); s != synOK {
+			// The memory went away between the request and now.
+			psn := (j.psn + j.next) & psnMask
+			r.jobs.n = 0
+			q.sendAck(nakOf(s), psn)
+			q.accessError(s)
+			return
+		}
+		limit--
+		if j.next++; j.next == j.n {
+			r.jobs.at++
+			r.jobs.n--
+		}
+	}
+}
+
+func (q *qp) sendReadResponse(j *readJob) syndrome {
+	r, d := &q.resp, q.file.dev
+	off := uint64(j.next) * uint64(r.mtu)
+	n := min(uint64(r.mtu), j.length-off)
+	opcode := roce.RCReadRespMiddle
+	switch first, last := j.next == 0, j.next+1 == j.n; {
+	case first && last:
+		opcode = roce.RCReadRespOnly
+	case first:
+		opcode = roce.RCReadRespFirst
+	case last:
+		opcode = roce.RCReadRespLast
+	}
+	m, s := d.remoteAccess(q, j.rkey, j.va+off, n, accessRemoteRead)
+	if s != synOK {
+		return s
+	}
+	b := d.room(roce.Size(opcode, int(n)))
+	h := roce.BTH{Opcode: opcode, MigReq: true, Pad: uint8(roce.Pad(int(n))), PKey: defaultPKey,
+		DestQPN: q.attr.destQPN, PSN: j.psn + j.next}
+	h.Put(b)
+	at := opcode.HeaderSize()
+	if at > roce.BTHSize {
+		roce.AETH{Syndrome: roce.Ack, MSN: j.msn}.Put(b[roce.BTHSize:])
+	}
+	if m != nil && m.read(j.va+off, b[at:at+int(n)]) != nil {
+		return synRemOp
+	}
+	clear(b[at+int(n):])
+	d.commit(&r.path, b)
+	return synOK
+}
+
+// sendAck sends an acknowledgement of any kind for psn.
+func (q *qp) sendAck(s roce.Syndrome, psn uint32) {
+	d := q.file.dev
+	b := d.room(roce.Size(roce.RCAck, 0))
+	h := roce.BTH{Opcode: roce.RCAck, MigReq: true, PKey: defaultPKey, DestQPN: q.attr.destQPN, PSN: psn}
+	h.Put(b)
+	roce.AETH{Syndrome: s, MSN: q.resp.msn}.Put(b[roce.BTHSize:])
+	d.commit(&q.resp.path, b)
+}
