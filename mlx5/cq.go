@@ -1,0 +1,121 @@
+package mlx5
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/rrppcc-go/rrppcc/internal/kernel"
+	"github.com/rrppcc-go/rrppcc/mlx5/internal/abi"
+	"github.com/rrppcc-go/rrppcc/mlx5/internal/prm"
+	"github.com/rrppcc-go/rrppcc/uverbs"
+)
+
+// cq is a completion queue. ci and the fields beside it belong to the CQ's
+// owner; pending is how other goroutines ask the owner to drop a QP's entries.
+type cq struct {
+	ctx   *contextDriver
+	ring  *byte // entry 0
+	mask  uint32
+	shift uint32 // log2 of entries: bit of ci that tells the lap
+	ci    uint32 // free-running consumer index
+	db    dbrec
+	qps   *qpTable
+	cqn   uint32
+	armSN atomic.Uint32 // events read from the channel
+
+	pending atomic.Pointer[purge]
+
+	mu     sync.Mutex // guards mem against Close while a QP's entries are counted
+	mem    []byte
+	closed bool
+}
+
+func (d *contextDriver) CreateCQ(attr *uverbs.CQInitAttr, issue func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error)) (_ uverbs.CQDriver, err error) {
+	entries, err := cqEntries(attr.Depth)
+	if err != nil {
+		return nil, fmt.Errorf("depth %d, at most %d: %w", attr.Depth, maxCQE, err)
+	}
+	c := &cq{ctx: d, mask: entries - 1, shift: uint32(bits.TrailingZeros32(entries)), qps: d.qps}
+	size := int(roundUp(entries*prm.CQEBytes, uint32(os.Getpagesize())))
+	if c.mem, err = allocMemory(size); err != nil {
+		return nil, fmt.Errorf("allocate %d entries: %w", entries, err)
+	}
+	c.ring = &c.mem[0]
+	if c.db, err = d.dbrecs.alloc(); err != nil {
+		return nil, errors.Join(err, freeMemory(c.mem))
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	for i := range entries {
+		prm.CQE(c.ring, i).StoreLast(prm.CQEInvalid << 4)
+	}
+
+	req := &abi.Mlx5_ib_create_cq{
+		Buf_addr: prm.Addr(c.ring),
+		Db_addr:  c.db.addr(d.dbrecs.stride),
+		Cqe_size: prm.CQEBytes,
+	}
+	if d.uars.dynamic {
+		req.Flags = abi.MLX5_IB_CREATE_CQ_FLAGS_UAR_PAGE_INDEX
+		req.Uar_page_index = uint16(d.uars.cq.page.id)
+	}
+	resp := new(abi.Mlx5_ib_create_cq_resp)
+	got, err := issue(entries-1, kernel.Bytes(req), kernel.Bytes(resp))
+	if err != nil {
+		return nil, err
+	}
+	if got < entries-1 || resp.Cqn > keyMask {
+		return nil, fmt.Errorf("%w: %d entries, asked %d, number %#x", uverbs.ErrBadAnswer, got, entries-1, resp.Cqn)
+	}
+	c.cqn = resp.Cqn
+	return c, nil
+}
+
+// Depth returns the completions that fit at once.
+func (c *cq) Depth() int { return int(c.mask) }
+
+// Arm asks for an event. The device compares the sequence number with the
+// events that it sent, so that an arm that crosses an event on its way is not
+// lost.
+func (c *cq) Arm(solicitedOnly bool) error {
+	word := c.armSN.Load()&prm.ArmSNMask<<prm.ArmSNShift | c.ci&prm.CIMask
+	if solicitedOnly {
+		word |= prm.ArmSolicited
+	}
+	u := c.ctx.uars
+	reg := u.cq
+	if u.kick == nil {
+		ring(c.db.Word(prm.CQArmW), uint32(prm.ToBE32(word)), &reg.page.mem[reg.off], prm.CQDoorbell(word, c.cqn))
+		return nil
+	}
+	reg.kickMu.Lock()
+	ring(c.db.Word(prm.CQArmW), uint32(prm.ToBE32(word)), &reg.page.mem[reg.off], prm.CQDoorbell(word, c.cqn))
+	u.kick(&reg.page.mem[0], reg.off)
+	reg.kickMu.Unlock()
+	return nil
+}
+
+// EventArrived counts an event of this CQ.
+func (c *cq) EventArrived() { c.armSN.Add(1) }
+
+// Close frees the queue. Nobody polls it any more.
+func (c *cq) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil
+	}
+	c.closed = true
+	for p := c.pending.Swap(nil); p != nil; p = p.next {
+		p.done()
+	}
+	c.ctx.dbrecs.release(c.db)
+	return freeMemory(c.mem)
+}
