@@ -30,6 +30,7 @@ type clientSlot struct {
 	giveUp  int64 // end of CancelGrace
 	backoff int64
 
+	sent      uint64 // Engine.flushes when the slot last put something into Tx, or its call ended
 	seq       uint32 // request number, never 0 once used; the last one, when idle
 	ref       uint32 // NIC's use of the request, 0 = none
 	respLen   uint32
@@ -67,6 +68,7 @@ func (s *Session) launch(c *Call) {
 // send transmits the request, or asks to cancel it.
 func (sl *clientSlot) send() {
 	s, c := sl.s, sl.call
+	sl.sent = s.e.flushes
 	switch {
 	case sl.state == slotCancelling:
 		s.e.push(s, KindCancel, 0, sl.index, sl.seq)
@@ -158,13 +160,18 @@ func (sl *clientSlot) end(err error) {
 	sl.state = slotDraining
 	if !sl.finishing {
 		sl.finishing = true
+		sl.sent = sl.s.e.flushes
 		sl.s.e.finishing = append(sl.s.e.finishing, sl)
 	}
 }
 
-// done is end for outcomes that came from the server: the request was sent, so
-// nothing of it is in Tx, and the call may be reported at once.
+// done is end for outcomes that came from the server: the call is reported at
+// once, unless a copy of the request is still in Tx.
 func (sl *clientSlot) done(err error) {
+	if sl.sent == sl.s.e.flushes {
+		sl.end(err)
+		return
+	}
 	sl.err = err
 	sl.state = slotDraining
 	sl.tryFinish()

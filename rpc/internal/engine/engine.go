@@ -94,13 +94,17 @@ type Engine struct {
 	freeRefs []uint32
 	now      int64
 
-	// Tx, Reads and Released are what the owner has to do: it drains them after
-	// every call and then calls Flushed.
+	// Tx, Reads and Released are what the owner has to do. Between two calls of
+	// Flushed it posts Tx, which Flushed empties, and takes over Reads and
+	// Released, which it empties itself. All three may grow while it does so, if
+	// it reports completions meanwhile.
 	Tx       []Tx
 	Reads    []Read
 	Released []uint32
 
-	finishing []*clientSlot // calls that end once Tx is drained
+	flushes   uint64        // calls of Flushed
+	finishing []*clientSlot // calls that end once Tx is drained, oldest first
+	finished  int           // how many of finishing have been served
 	freeing   []msgbuf.Buf  // buffers that are freed once Tx is drained
 
 	Stats Stats
@@ -177,25 +181,34 @@ func (e *Engine) NextTimer() (int64, bool) { return e.wheel.next() }
 
 // Flushed tells that everything in Tx was posted or dropped. It resets Tx,
 // frees buffers and ends calls that waited for it; their callbacks may fill Tx
-// again.
+// again, and may call Flushed again once that is posted.
 func (e *Engine) Flushed() {
+	e.flushes++
 	e.Tx = e.Tx[:0]
 	for i := range e.freeing {
 		e.freeing[i].Free()
 	}
 	e.freeing = e.freeing[:0]
-	n := len(e.finishing) // callbacks may add more, which wait for the next time
-	for i := 0; i < n; i++ {
-		sl := e.finishing[i]
+	// What callbacks add waits for the next flush. A Flushed within a callback
+	// moves e.finished and e.flushes on, and this loop with them.
+	for e.finished < len(e.finishing) {
+		sl := e.finishing[e.finished]
+		if sl.sent == e.flushes {
+			break
+		}
+		e.finished++
 		sl.finishing = false
 		sl.tryFinish()
 	}
-	e.finishing = append(e.finishing[:0], e.finishing[n:]...)
+	n := copy(e.finishing, e.finishing[e.finished:])
+	clear(e.finishing[n:])
+	e.finishing = e.finishing[:n]
+	e.finished = 0
 }
 
 // Idle reports that nothing waits for Flushed.
 func (e *Engine) Idle() bool {
-	return len(e.Tx) == 0 && len(e.Reads) == 0 && len(e.finishing) == 0 && len(e.freeing) == 0
+	return len(e.Tx) == 0 && len(e.Reads) == 0 && len(e.finishing) == e.finished && len(e.freeing) == 0
 }
 
 func (e *Engine) newRef() uint32 {
