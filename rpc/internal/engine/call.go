@@ -27,10 +27,10 @@ type Call struct {
 type callState uint8
 
 const (
-	callNew callState = iota
-	callQueued
-	callActive
-	callEnded
+	callNew    callState = iota
+	callQueued           // in the backlog
+	callActive           // in a slot
+	callEnded            // Fn was called, or is about to be
 )
 
 // callList is the backlog of a session.
@@ -71,8 +71,12 @@ func (l *callList) pop() *Call {
 }
 
 // Start sends c, or queues it while the session's window is full or the
-// session is not connected yet. Fn may be called before Start returns.
+// session is not connected yet. Fn may be called before Start returns. To start
+// a call that has not ended panics.
 func (s *Session) Start(now int64, c *Call) {
+	if c.state == callQueued || c.state == callActive {
+		panic("rpc: call started again before it ended")
+	}
 	e := s.e
 	e.now = now
 	e.Stats.Requests++
@@ -124,25 +128,29 @@ func (s *Session) pump() {
 	}
 }
 
-// backlogExpired ends the queued calls whose deadline has come.
+// backlogExpired ends the queued calls whose deadline has come. It takes them
+// all out before the first callback, which may change the backlog.
 func (s *Session) backlogExpired(now int64) {
+	var over callList
 	earliest := int64(0)
 	for c := s.backlog.head; c != nil; {
 		next := c.next
-		if c.Deadline != 0 {
-			if c.Deadline <= now {
-				s.backlog.remove(c)
-				s.e.endCall(c, ErrTimeout)
-				// The callback may have changed the list: start over.
-				next, earliest = s.backlog.head, 0
-			} else if earliest == 0 || c.Deadline < earliest {
-				earliest = c.Deadline
-			}
+		switch {
+		case c.Deadline == 0:
+		case c.Deadline <= now:
+			s.backlog.remove(c)
+			c.state = callEnded // out of reach of Abort
+			over.push(c)
+		case earliest == 0 || c.Deadline < earliest:
+			earliest = c.Deadline
 		}
 		c = next
 	}
-	if earliest != 0 && s.err == nil {
+	if earliest != 0 {
 		s.e.wheel.set(&s.waiting, earliest)
+	}
+	for c := over.pop(); c != nil; c = over.pop() {
+		s.e.endCall(c, ErrTimeout)
 	}
 }
 
