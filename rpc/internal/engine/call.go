@@ -30,7 +30,8 @@ const (
 	callNew    callState = iota
 	callQueued           // in the backlog
 	callActive           // in a slot
-	callEnded            // Fn was called, or is about to be
+	callExpired          // taken out of the backlog, about to end
+	callEnded            // Fn was called
 )
 
 // callList is the backlog of a session.
@@ -74,7 +75,7 @@ func (l *callList) pop() *Call {
 // session is not connected yet. Fn may be called before Start returns. To start
 // a call that has not ended panics.
 func (s *Session) Start(now int64, c *Call) {
-	if c.state == callQueued || c.state == callActive {
+	if c.state != callNew && c.state != callEnded {
 		panic("rpc: call started again before it ended")
 	}
 	e := s.e
@@ -139,7 +140,7 @@ func (s *Session) backlogExpired(now int64) {
 		case c.Deadline == 0:
 		case c.Deadline <= now:
 			s.backlog.remove(c)
-			c.state = callEnded // out of reach of Abort
+			c.state = callExpired // out of reach of Abort
 			over.push(c)
 		case earliest == 0 || c.Deadline < earliest:
 			earliest = c.Deadline

@@ -20,10 +20,11 @@ const (
 
 // clientSlot is one place in a session's window.
 type clientSlot struct {
-	s     *Session
-	call  *Call
-	err   error // outcome, in slotDraining; the abort's error before it
-	timer timer
+	s      *Session
+	call   *Call
+	err    error // outcome, in slotDraining; the abort's error before it
+	timer  timer
+	copied msgbuf.Buf // the request in memory that the peer can read, if Req is not
 
 	sentAt  int64 // first transmission
 	resend  int64 // next retransmission
@@ -54,10 +55,15 @@ func (s *Session) launch(c *Call) {
 	}
 	sl.state, sl.resent, sl.pulled = slotSent, false, false
 	c.slot, c.state = sl, callActive
-	c.ReqLarge = c.Req.Len() > s.maxSmall
-	if c.ReqLarge && c.Req.RKey() == 0 {
-		sl.end(ErrBuffer)
-		return
+	if c.ReqLarge = c.Req.Len() > s.maxSmall; c.ReqLarge && c.Req.RKey() == 0 {
+		var err error
+		if sl.copied, err = e.readable(c.Req); err != nil {
+			if err != ErrBuffer {
+				err = ErrNoMemory
+			}
+			sl.end(err)
+			return
+		}
 	}
 	sl.sentAt, sl.backoff = e.now, s.rto
 	sl.resend = e.now + s.rto
@@ -73,7 +79,11 @@ func (sl *clientSlot) send() {
 	case sl.state == slotCancelling:
 		s.e.push(s, KindCancel, 0, sl.index, sl.seq)
 	case c.ReqLarge:
-		s.e.push(s, KindLargeRequest, c.Type, sl.index, sl.seq).control(c.Req)
+		buf := c.Req
+		if !sl.copied.IsNil() {
+			buf = sl.copied
+		}
+		s.e.push(s, KindLargeRequest, c.Type, sl.index, sl.seq).control(buf)
 	default:
 		tx := s.e.push(s, KindRequest, c.Type, sl.index, sl.seq)
 		if old := sl.ref; c.Req.Len() > 0 {
@@ -191,6 +201,8 @@ func (sl *clientSlot) tryFinish() {
 		e.dropRef(sl.ref)
 		sl.ref = 0
 	}
+	sl.copied.Free()
+	sl.copied = msgbuf.Buf{}
 	c := sl.call
 	sl.call = nil
 	sl.state = slotIdle

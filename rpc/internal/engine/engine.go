@@ -315,6 +315,20 @@ func (e *Engine) freeLater(buf msgbuf.Buf) {
 	}
 }
 
+// readable copies a local-only buf that is small for this endpoint, yet too long
+// for a datagram of the session at hand, to where the peer can read it.
+func (e *Engine) readable(buf msgbuf.Buf) (msgbuf.Buf, error) {
+	if buf.Len() > e.cfg.MaxSmall {
+		return msgbuf.Buf{}, ErrBuffer
+	}
+	c, err := e.cfg.Large.Alloc(buf.Len())
+	if err != nil {
+		return msgbuf.Buf{}, err
+	}
+	copy(c.Bytes(), buf.Bytes())
+	return c, nil
+}
+
 // Alloc returns a buffer of n bytes that may carry a message of that size to
 // any session: memory that peers can read only where n asks for it.
 func (e *Engine) Alloc(n int) (msgbuf.Buf, error) {

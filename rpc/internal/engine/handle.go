@@ -41,7 +41,9 @@ func (h *Handle) Data() []byte { return h.data }
 func (h *Handle) Large() bool { return h.sl.large }
 
 // Response returns a buffer of n bytes for the response. Small ones are the
-// slot's own, used again and again. It must be called from the handler.
+// slot's own, used again and again: do not free them, and ask once per request,
+// because a second call takes back what the first one gave. A large one is the
+// handler's until it returns it. Response must be called from the handler.
 func (h *Handle) Response(n int) (msgbuf.Buf, error) {
 	sl := h.sl
 	e := sl.s.e
@@ -64,16 +66,23 @@ func (h *Handle) Response(n int) (msgbuf.Buf, error) {
 // Defer lets the handler return without an answer: it returns h.Defer(), and
 // somebody calls Respond later.
 func (h *Handle) Defer() (msgbuf.Buf, error) {
-	h.sl.handle = nil // the next request gets a Handle of its own
+	if h.sl.spare == h {
+		h.sl.spare = nil // whoever keeps h must not take it for a later request's
+	}
 	return msgbuf.Buf{}, ErrDeferred
 }
 
 // Take claims the right to reply, once. It may be called by any goroutine.
 func (h *Handle) Take() bool { return !h.replied.Swap(true) }
 
-// Respond answers a deferred request whose reply was claimed with Take.
+// Respond answers a deferred request whose reply was claimed with Take. If the
+// request was answered before, Respond only frees buf.
 func (e *Engine) Respond(now int64, h *Handle, buf msgbuf.Buf, err error) {
 	e.now = now
+	if h.sl.handle != h {
+		h.sl.discard(buf)
+		return
+	}
 	h.data = nil
 	h.sl.respond(buf, err)
 }

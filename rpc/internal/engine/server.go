@@ -20,7 +20,8 @@ const (
 // serverSlot is the server's side of one place in a client's window.
 type serverSlot struct {
 	s      *Session
-	handle *Handle // spare, or of the request under way
+	spare  *Handle // for the next request
+	handle *Handle // of the request under way, nil when it has been answered
 	req    msgbuf.Buf
 	resp   msgbuf.Buf
 	cache  msgbuf.Buf // preallocated small response, kept from request to request
@@ -111,7 +112,7 @@ func (sl *serverSlot) accept(h *Header, body []byte, rx *Rx) {
 		sl.large = false
 		sl.rxSlot = rx.Slot
 		sl.run(body)
-		if sl.state == serverHandling {
+		if sl.pending(h.Seq) {
 			sl.rxHeld, rx.Held = true, true
 		}
 		return
@@ -162,8 +163,9 @@ func (sl *serverSlot) readDone(ok bool) {
 		sl.releaseRequest()
 		sl.respondCode(CodeReadFailed)
 	default:
+		seq := sl.seq
 		sl.run(sl.req.Bytes())
-		if sl.state == serverHandling {
+		if sl.pending(seq) {
 			s.e.push(s, KindPulled, 0, sl.index, sl.seq)
 		}
 	}
@@ -178,21 +180,33 @@ func (sl *serverSlot) run(data []byte) {
 		sl.respondCode(CodeNoHandler)
 		return
 	}
-	h := sl.handle
+	h := sl.spare
 	if h == nil {
 		h = &Handle{sl: sl}
-		sl.handle = h
+		sl.spare = h
 	}
+	sl.handle = h
 	h.data = data
 	h.replied.Store(false)
 	sl.state = serverHandling
 	e.Stats.Handled++
 	buf, err := e.invoke(fn, h)
-	if err == ErrDeferred {
+	if err == ErrDeferred || h.replied.Swap(true) || sl.handle != h {
+		// Somebody has the Handle, or took the reply while the handler ran. The
+		// next request gets a Handle of its own.
+		sl.discard(buf)
+		if sl.spare == h {
+			sl.spare = nil
+		}
 		return
 	}
-	h.replied.Store(true)
 	sl.respond(buf, err)
+}
+
+// pending reports, after run, that request seq will be answered later. While
+// its handler ran, it may even have been answered and another one accepted.
+func (sl *serverSlot) pending(seq uint32) bool {
+	return sl.state == serverHandling && sl.seq == seq
 }
 
 func (e *Engine) invoke(fn Handler, h *Handle) (buf msgbuf.Buf, err error) {
@@ -211,40 +225,54 @@ func (e *Engine) invoke(fn Handler, h *Handle) (buf msgbuf.Buf, err error) {
 func (sl *serverSlot) respond(buf msgbuf.Buf, err error) {
 	s := sl.s
 	e := s.e
+	sl.handle = nil
 	sl.releaseRequest()
 	if s.err != nil {
 		sl.state = serverIdle
-		if buf != sl.cache {
-			e.freeLater(buf)
-		}
+		sl.discard(buf)
 		sl.dropCache()
 		return
 	}
 	if err != nil {
-		if buf != sl.cache {
-			e.freeLater(buf)
-		}
+		sl.discard(buf)
 		sl.respondError(err)
 		return
 	}
 	n := buf.Len()
 	switch {
-	case buf == (msgbuf.Buf{}), n <= s.maxSmall && buf.Registrar() == e.cfg.Registrar:
+	case buf == (msgbuf.Buf{}):
 		sl.respKind = KindResponse
-	case buf.Registrar() != e.cfg.Registrar:
+	case buf.Registrar() != e.cfg.Registrar, n > e.cfg.MaxMsg:
+		sl.discard(buf)
 		sl.respondCode(CodeBadResponse)
 		return
-	case n > e.cfg.MaxMsg, buf.RKey() == 0:
-		if buf != sl.cache {
-			e.freeLater(buf)
-		}
-		sl.respondCode(CodeBadResponse)
-		return
+	case n <= s.maxSmall:
+		sl.respKind = KindResponse
 	default:
+		if buf.RKey() == 0 {
+			old := buf
+			buf, err = e.readable(old)
+			sl.discard(old)
+		}
+		if err != nil {
+			code := CodeNoMemory
+			if err == ErrBuffer {
+				code = CodeBadResponse
+			}
+			sl.respondCode(code)
+			return
+		}
 		sl.respKind = KindLargeResponse
 	}
 	sl.resp = buf
 	sl.start()
+}
+
+// discard frees a buffer that a handler gave and that will not be sent.
+func (sl *serverSlot) discard(buf msgbuf.Buf) {
+	if buf != sl.cache {
+		sl.s.e.freeLater(buf)
+	}
 }
 
 // start sends the response for the first time.
@@ -260,10 +288,8 @@ func (sl *serverSlot) start() {
 
 // respondError answers with what a handler's error says.
 func (sl *serverSlot) respondError(err error) {
-	code, he := CodeHandler, (*HandlerError)(nil)
-	if !errors.As(err, &he) {
-		he = &HandlerError{Message: err.Error()}
-	}
+	he := asHandlerError(err)
+	code := CodeHandler
 	if he.Panic {
 		code = CodePanic
 	}
@@ -276,6 +302,23 @@ func (sl *serverSlot) respondError(err error) {
 	}
 	sl.respKind, sl.respCode = KindError, code
 	sl.start()
+}
+
+// asHandlerError says what err tells the caller. err is the application's: its
+// methods may panic, and it may be a nil *HandlerError.
+func asHandlerError(err error) (he *HandlerError) {
+	defer func() {
+		if v := recover(); v != nil {
+			he = &HandlerError{Message: fmt.Sprintf("the handler's error panicked: %v", v), Panic: true}
+		}
+	}()
+	if !errors.As(err, &he) {
+		return &HandlerError{Message: err.Error()}
+	}
+	if he == nil {
+		return &HandlerError{Message: "nil *HandlerError"}
+	}
+	return he
 }
 
 func (sl *serverSlot) respondCode(code Code) {
