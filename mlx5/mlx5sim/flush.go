@@ -3,8 +3,8 @@ package mlx5sim
 // In ERR every work request completes with WR_FLUSH_ERR, in order, signaled or
 // not. Hardware also flushes what is posted later. A send is flushed when its
 // doorbell rings. A receive rings none: it is flushed at the QP's next doorbell,
-// when its CQ is armed, or when the QP is modified, whichever is first; a program
-// that only polls would not see it.
+// when its CQ is armed, or when a packet comes in for the QP, whichever is first.
+// A program that posts to a dead QP and then only polls sees nothing.
 
 // toError moves the QP to ERR by the device's own doing, and flushes it.
 func (q *qp) toError() {

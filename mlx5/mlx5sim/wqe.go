@@ -29,10 +29,6 @@ const (
 	avExtended = 1 << 31 // of dqp_dct: the address vector has its 48-byte form
 )
 
-// maxMsgBytes is the longest message that a port sends (QUERY_PORT's
-// max_msg_sz).
-const maxMsgBytes = 1 << 30
-
 // dataSeg is a piece of a work request's data: of registered memory, or of
 // the WQE itself.
 type dataSeg struct {
@@ -201,7 +197,7 @@ func (av *udAV) decode(b []byte) bool {
 	gid := be.Uint32(b[28:])
 	av.qkey = be.Uint32(b)
 	av.qpn = dqp & 0xffffff
-	av.sl = b[12] & 0xf
+	av.sl = b[12] >> 1 & 7 // RoCE: the priority, above a bit that is not its own
 	av.sport = be.Uint16(b[14:])
 	av.dmac = [6]byte(b[20:26])
 	av.trafficClass = b[26]
