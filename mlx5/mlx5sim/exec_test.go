@@ -7,20 +7,20 @@ import (
 	"testing"
 )
 
-// pair is two nodes on two devices with a QP each.
-type pair struct {
+// duo is two nodes on two devices with a QP each.
+type duo struct {
 	*rig
 	a, b   *node
 	qa, qb *qp
 }
 
-func newPair(t testing.TB, typ string) *pair {
+func newDuo(t testing.TB, typ string) *duo {
 	r := newRig(t)
-	return pairOn(r, typ, "10.0.0.1", "10.0.0.2")
+	return duoOn(r, typ, "10.0.0.1", "10.0.0.2")
 }
 
-func pairOn(r *rig, typ, addrA, addrB string) *pair {
-	p := &pair{rig: r}
+func duoOn(r *rig, typ, addrA, addrB string) *duo {
+	p := &duo{rig: r}
 	p.a = r.node(r.device(addrA))
 	p.b = r.node(r.device(addrB))
 	p.qa, p.qb = p.a.qp(typ, qpOpts{}), p.b.qp(typ, qpOpts{})
@@ -34,7 +34,7 @@ func pairOn(r *rig, typ, addrA, addrB string) *pair {
 }
 
 // av addresses b's UD QP.
-func (p *pair) av(qkey uint32) []byte { return segAV(p.b.d.gids[0].gid, p.qb.qpn, qkey) }
+func (p *duo) av(qkey uint32) []byte { return segAV(p.b.d.gids[0].gid, p.qb.qpn, qkey) }
 
 func wantCQEs(t *testing.T, what string, got []got, want ...got) {
 	t.Helper()
@@ -56,9 +56,9 @@ func TestUDSendScattersGRHAndData(t *testing.T) {
 		both(t, func(t *testing.T, noView bool) {
 			r := newRig(t)
 			r.arena.noView = noView
-			p := pairOn(r, "UD", "10.0.0.1", "10.0.0.2")
+			p := duoOn(r, "UD", "10.0.0.1", "10.0.0.2")
 			if v6 {
-				p = pairOn(r, "UD", "2001:db8::1", "2001:db8::2")
+				p = duoOn(r, "UD", "2001:db8::1", "2001:db8::2")
 			}
 			src, dst := p.a.mr(100, 0), p.b.mr(200, accessLocalWrite)
 			data := bytes.Clone(p.a.fill(src, 1))
@@ -126,7 +126,7 @@ func TestRCMovesEverySize(t *testing.T) {
 		for _, n := range []uint32{0, 1, 4095, 4096, 4097, 200_000} {
 			r := newRig(t)
 			r.arena.noView = noView
-			p := pairOn(r, "RC", "10.0.0.1", "10.0.0.2")
+			p := duoOn(r, "RC", "10.0.0.1", "10.0.0.2")
 			size := uint64(n) + 16
 			src, dst := p.a.mr(size, accessLocalWrite), p.b.mr(size, accessLocalWrite|accessRemoteRead|accessRemoteWrite)
 			var list [][]byte
@@ -182,7 +182,7 @@ func TestRCMovesEverySize(t *testing.T) {
 
 func TestInlineSendWrapsRing(t *testing.T) {
 	both(t, func(t *testing.T, noView bool) {
-		p := newPair(t, "RC")
+		p := newDuo(t, "RC")
 		p.arena.noView = noView
 		dst := p.b.mr(1024, accessLocalWrite)
 		for lap := range 40 { // 3 WQEBBs each: every position of a ring of 64
@@ -201,13 +201,13 @@ func TestInlineSendWrapsRing(t *testing.T) {
 	})
 }
 
-func (p *pair) wqebbs(n int) uint32 {
+func (p *duo) wqebbs(n int) uint32 {
 	bytes := 16 + (4+70+15)&^15 + (4+n-70+15)&^15
 	return uint32(bytes+63) / 64
 }
 
 func TestUnsignaledSuccessWritesNoCQE(t *testing.T) {
-	p := newPair(t, "RC")
+	p := newDuo(t, "RC")
 	dst := p.b.mr(64, accessLocalWrite|accessRemoteWrite)
 	for range 3 {
 		p.a.put(p.qa, ctrl{op: opWrite}, segRAddr(dst.iova, dst.key), segInline([]byte("x")))
@@ -221,7 +221,7 @@ func TestUnsignaledSuccessWritesNoCQE(t *testing.T) {
 }
 
 func TestDoorbellTakesAllThatTheRecordShows(t *testing.T) {
-	p := newPair(t, "RC")
+	p := newDuo(t, "RC")
 	dst := p.b.mr(64, accessLocalWrite|accessRemoteWrite)
 	p.qa.sq.pi, p.qa.sq.next, p.qa.sq.ci = 65530, 65530, 65530 // passes 2^16
 	be.PutUint32(p.at(p.qa.dbrec+4, 4), 65530)
@@ -236,7 +236,7 @@ func TestDoorbellTakesAllThatTheRecordShows(t *testing.T) {
 }
 
 func TestRecordBeyondTheRingIsQPFatal(t *testing.T) {
-	p := newPair(t, "RC")
+	p := newDuo(t, "RC")
 	be.PutUint32(p.at(p.qa.dbrec+4, 4), p.qa.sq.size+1)
 	p.a.ring(p.qa)
 	if p.qa.attr.state != stateErr {
@@ -249,7 +249,7 @@ func TestRecordBeyondTheRingIsQPFatal(t *testing.T) {
 }
 
 func TestDoorbellOfAnotherFileIsIgnored(t *testing.T) {
-	p := newPair(t, "RC")
+	p := newDuo(t, "RC")
 	other := p.node(p.a.d)
 	p.a.put(p.qa, ctrl{op: opNOP, flags: ce})
 	other.ring(p.qa)
@@ -265,7 +265,7 @@ func TestDoorbellOfAnotherFileIsIgnored(t *testing.T) {
 }
 
 func TestCQE128IsInTheUpperHalf(t *testing.T) {
-	p := newPair(t, "RC")
+	p := newDuo(t, "RC")
 	c := p.a.cq(8)
 	c.buf, c.cqeSize = p.alloc(8*128), 128
 	p.qa.sendCQ = c
@@ -282,7 +282,7 @@ func TestCQE128IsInTheUpperHalf(t *testing.T) {
 }
 
 func TestQPWorksAgainAfterReset(t *testing.T) {
-	p := newPair(t, "RC")
+	p := newDuo(t, "RC")
 	dst := p.b.mr(64, accessLocalWrite|accessRemoteWrite)
 	p.b.recv(p.qb, dst.sge(0, 64))
 	p.a.send(p.qa, ctrl{op: opWrite, flags: ce}, segRAddr(dst.iova, dst.key^1), segInline([]byte("x")))
