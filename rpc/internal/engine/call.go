@@ -27,11 +27,11 @@ type Call struct {
 type callState uint8
 
 const (
-	callNew    callState = iota
-	callQueued           // in the backlog
-	callActive           // in a slot
-	callExpired          // taken out of the backlog, about to end
-	callEnded            // Fn was called
+	callNew     callState = iota
+	callQueued            // in the backlog
+	callActive            // in a slot
+	callExpired           // taken out of the backlog, about to end
+	callEnded             // Fn was called
 )
 
 // callList is the backlog of a session.

@@ -261,6 +261,25 @@ func (e *Engine) ReadDone(now int64, token uint32, ok bool) {
 	}
 }
 
+// Abandon ends everything that waits for a completion, as failed. The queues
+// must be gone, and all sessions failed.
+func (e *Engine) Abandon(now int64) {
+	for token := uint32(1); int(token) < len(e.refs); token++ {
+		switch r := &e.refs[token]; {
+		case r.count <= 0:
+		case r.read:
+			e.ReadDone(now, token, false)
+		default:
+			r.count = 1
+			e.TxDone(token)
+		}
+	}
+	for !e.Idle() {
+		e.Reads = e.Reads[:0]
+		e.Flushed()
+	}
+}
+
 // push appends an empty Tx to dest's session s with the header of kind filled
 // in, and returns it.
 func (e *Engine) push(s *Session, kind Kind, typ, slot uint8, seq uint32) *Tx {

@@ -1,0 +1,472 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/nexus"
+	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
+	"github.com/rrppcc-go/rrppcc/rpc/internal/transport"
+)
+
+// connectTimeout is the deadline of Connect where the context has none.
+const connectTimeout = 10 * time.Second
+
+// pairKey says where a client's pair leads.
+type pairKey struct {
+	uri string
+	id  uint16
+}
+
+// pair is what all sessions between two endpoints in one direction share: the
+// RC queue pair and the address handle. The client of the first session makes
+// it and gives it a random id.
+type pair struct {
+	key   pairKey // client's side
+	id    uint64
+	ready chan struct{} // closed when connected or failed
+	err   error         // valid once ready is closed
+
+	peer *transport.Peer
+
+	// Of the loop.
+	attached bool
+
+	refs int  // sessions, under Endpoint.mu
+	gone bool // not in the tables any more, under Endpoint.mu
+}
+
+// Connect opens a session to endpoint id of the process at uri ("host:port").
+// If ctx has no deadline, 10 s is it. An endpoint that has no room answers with
+// an error that is ErrRingExhausted; other refusals are *nexus.RefusedError, a
+// server that does not answer is *nexus.TimeoutError.
+func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Session, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
+	}
+	s, err := ep.connect(ctx, uri, id)
+	if errors.Is(err, errStalePair) {
+		s, err = ep.connect(ctx, uri, id)
+	}
+	var refused *nexus.RefusedError
+	if errors.As(err, &refused) && refused.Reason == nexus.ReasonRingExhausted {
+		err = fmt.Errorf("%w: %w", ErrRingExhausted, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("rpc: connect to endpoint %d at %s: %w", id, uri, err)
+	}
+	return s, nil
+}
+
+// errStalePair: the server does not know our pair any more.
+var errStalePair = errors.New("the server has restarted")
+
+// newSession takes ring credits for a session and enters it.
+func (ep *Endpoint) newSession(s *Session) error {
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	if ep.closing {
+		return ErrClosed
+	}
+	if ep.ringFree < ep.opt.credits {
+		return ErrRingExhausted
+	}
+	ep.ringFree -= ep.opt.credits
+	ep.sessions[s] = true
+	ep.connecting.Add(1)
+	return nil
+}
+
+// forget undoes newSession and gives up the session's share of its pair.
+func (ep *Endpoint) forget(s *Session) {
+	ep.mu.Lock()
+	if ep.sessions[s] {
+		delete(ep.sessions, s)
+		ep.ringFree += ep.opt.credits
+	}
+	p := s.pair
+	last := false
+	if p != nil {
+		p.refs--
+		last = p.refs == 0
+		if last {
+			ep.dropPair(p)
+		}
+	}
+	ep.mu.Unlock()
+	if last && p.peer != nil {
+		ep.disconnectPair(p, ErrSessionClosed)
+	}
+}
+
+// dropPair takes p out of the tables. The caller holds ep.mu.
+func (ep *Endpoint) dropPair(p *pair) {
+	if p.gone {
+		return
+	}
+	p.gone = true
+	if ep.outgoing[p.key] == p {
+		delete(ep.outgoing, p.key)
+	}
+	if ep.incoming[p.id] == p {
+		delete(ep.incoming, p.id)
+	}
+}
+
+// disconnectPair takes the peer's access to our memory away, and ends all
+// sessions of the pair that still live. It runs in the loop.
+func (ep *Endpoint) disconnectPair(p *pair, err error) {
+	ep.mu.Lock()
+	ep.dropPair(p)
+	ep.mu.Unlock()
+	if !p.attached {
+		return
+	}
+	p.attached = false
+	index := p.peer.Index()
+	if derr := ep.t.Disconnect(ep.e, ep.now, p.peer); derr != nil {
+		ep.log.Warn("rpc: disconnect RC queue pair", "endpoint", ep.id, "error", derr)
+	}
+	ep.e.FailDest(ep.now, index, err)
+}
+
+// acquirePair returns the pair to key, with a share for the caller. lead says
+// that the caller must connect it and then close ready.
+func (ep *Endpoint) acquirePair(ctx context.Context, key pairKey) (p *pair, lead bool, err error) {
+	ep.mu.Lock()
+	p = ep.outgoing[key]
+	if p == nil {
+		p = &pair{key: key, id: random64(), ready: make(chan struct{}), refs: 1}
+		ep.outgoing[key] = p
+		ep.mu.Unlock()
+		return p, true, nil
+	}
+	p.refs++
+	ep.mu.Unlock()
+	select {
+	case <-p.ready:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err == nil {
+		err = p.err
+	}
+	return p, false, err
+}
+
+func (ep *Endpoint) connect(ctx context.Context, uri string, id uint16) (_ *Session, err error) {
+	s := &Session{ep: ep, remote: uri, id: id, ended: make(chan struct{})}
+	if err := ep.newSession(s); err != nil {
+		return nil, err
+	}
+	defer ep.connecting.Done()
+	ctx, cancel := ep.until(ctx)
+	defer cancel()
+	defer func() {
+		if err != nil {
+			ep.abandon(s, err)
+		}
+	}()
+	if err := ep.onOwner(ctx, func() {
+		s.es = ep.e.NewSession(true, random32())
+		s.es.User = s
+	}); err != nil {
+		return nil, err
+	}
+	p, lead, err := ep.acquirePair(ctx, pairKey{uri, id})
+	s.pair = p
+	if err != nil {
+		return nil, err
+	}
+	if lead {
+		defer func() {
+			p.err = err
+			if err != nil {
+				ep.mu.Lock()
+				ep.dropPair(p)
+				ep.mu.Unlock()
+			}
+			close(p.ready)
+		}()
+		if p.peer, err = ep.t.NewPeer(); err != nil {
+			return nil, err
+		}
+	}
+	conn, h, err := ep.shake(ctx, s, p)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn
+	if lead {
+		if err := p.peer.Connect(h.addr); err != nil {
+			return nil, err
+		}
+	} else if p.peer.Remote() != h.addr {
+		ep.mu.Lock()
+		ep.dropPair(p)
+		ep.mu.Unlock()
+		return nil, errStalePair
+	}
+	up := false
+	if oerr := ep.onOwner(ctx, func() { up = ep.install(s, &h) }); oerr != nil {
+		return nil, oerr
+	}
+	if !up {
+		return nil, ErrPeerDead
+	}
+	conn.OnDown(func(err error) { ep.connDown(s, err) })
+	return s, nil
+}
+
+// until returns a context that ends with ctx or when Close begins.
+func (ep *Endpoint) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(ep.life, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}
+
+// shake exchanges hellos with the server.
+func (ep *Endpoint) shake(ctx context.Context, s *Session, p *pair) (*nexus.Conn, hello, error) {
+	mine := ep.hello(s, p)
+	conn, reply, err := ep.nx.Connect(ctx, s.remote, s.id, mine.encode(), nil)
+	if err != nil {
+		return nil, hello{}, err
+	}
+	h, err := decodeHello(reply)
+	if err == nil && (h.pair != p.id || int(h.window) != ep.opt.window) {
+		err = errHello
+	}
+	if err != nil {
+		closeSoon(conn)
+		return nil, hello{}, err
+	}
+	return conn, h, nil
+}
+
+func (ep *Endpoint) hello(s *Session, p *pair) *hello {
+	return &hello{
+		window: uint8(ep.opt.window), credits: uint16(ep.opt.credits), pair: p.id, addr: p.peer.Local(),
+		session: s.es.Index(), token: s.es.Token(), maxMessage: uint64(ep.opt.maxMessage),
+	}
+}
+
+// install brings the session up in the loop. It reports false if the pair has
+// ended meanwhile.
+func (ep *Endpoint) install(s *Session, h *hello) bool {
+	p := s.pair
+	ep.mu.Lock()
+	gone := p.gone
+	ep.mu.Unlock()
+	if gone || s.es.Err() != nil {
+		return false
+	}
+	if !p.attached {
+		ep.t.Attach(p.peer)
+		p.attached = true
+	}
+	s.es.Connect(ep.now, engine.Peer{Dest: p.peer.Index(), Session: h.session, Token: h.token, QPN: h.addr.QPN, MaxSmall: p.peer.MaxSmall()})
+	return true
+}
+
+// abandon takes back a session that did not come up.
+func (ep *Endpoint) abandon(s *Session, err error) {
+	if s.conn != nil {
+		closeSoon(s.conn)
+	}
+	cleanup := func() {
+		if s.es != nil {
+			s.es.Fail(ep.now, err)
+		}
+		s.endOnce.Do(func() {
+			s.err = err
+			ep.forget(s)
+			close(s.ended)
+		})
+		if p := s.pair; p != nil && !p.attached && p.peer != nil && p.refs == 0 {
+			p.peer.Close()
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	ep.onOwner(ctx, cleanup)
+}
+
+// closeSoon tells the peer that a connection is not wanted, without waiting.
+func closeSoon(conn *nexus.Conn) {
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		conn.Close(ctx)
+	}()
+}
+
+// connDown ends a session whose connection the session manager has lost.
+func (ep *Endpoint) connDown(s *Session, cause error) {
+	err := ErrPeerDead
+	switch {
+	case errors.Is(cause, nexus.ErrDisconnected):
+		err = ErrSessionClosed
+	case errors.Is(cause, nexus.ErrClosed):
+		err = ErrClosed
+	}
+	ep.submit(op{kind: opFunc, fn: func() {
+		if err != ErrSessionClosed {
+			ep.disconnectPair(s.pair, err)
+		}
+		s.end(err)
+	}})
+}
+
+// acceptor is the endpoint as the session manager sees it.
+type acceptor struct{ ep *Endpoint }
+
+// Accept makes the server's end of a session.
+func (a acceptor) Accept(ctx context.Context, conn *nexus.Conn, payload []byte) (reply []byte, err error) {
+	ep := a.ep
+	h, err := decodeHello(payload)
+	if err != nil {
+		return nil, &nexus.RefusedError{Reason: nexus.ReasonBadRequest, Text: err.Error()}
+	}
+	if int(h.window) != ep.opt.window {
+		return nil, &nexus.RefusedError{Reason: nexus.ReasonBadRequest, Text: fmt.Sprintf("window is %d here, %d there", ep.opt.window, h.window)}
+	}
+	s := &Session{ep: ep, remote: conn.Peer().Addr().String(), conn: conn, ended: make(chan struct{})}
+	switch err := ep.newSession(s); {
+	case errors.Is(err, ErrRingExhausted):
+		return nil, &nexus.RefusedError{Reason: nexus.ReasonRingExhausted, Text: err.Error()}
+	case err != nil:
+		return nil, &nexus.RefusedError{Reason: nexus.ReasonShuttingDown, Text: err.Error()}
+	}
+	defer ep.connecting.Done()
+	ctx, cancel := ep.until(ctx)
+	defer cancel()
+	reply, err = ep.accept(ctx, s, &h)
+	if err != nil {
+		s.conn = nil // refused, not closed
+		ep.abandon(s, err)
+		return nil, &nexus.RefusedError{Reason: nexus.ReasonNoResources, Text: err.Error()}
+	}
+	conn.OnDown(func(err error) { ep.connDown(s, err) })
+	return reply, nil
+}
+
+func (ep *Endpoint) accept(ctx context.Context, s *Session, h *hello) (reply []byte, err error) {
+	ep.mu.Lock()
+	p := ep.incoming[h.pair]
+	lead := p == nil
+	if lead {
+		p = &pair{id: h.pair, ready: make(chan struct{})}
+		ep.incoming[h.pair] = p
+	}
+	p.refs++
+	ep.mu.Unlock()
+	s.pair = p
+	if lead {
+		if p.peer, err = ep.t.NewPeer(); err == nil {
+			err = p.peer.Connect(h.addr)
+		}
+		p.err = err
+		if err != nil {
+			ep.mu.Lock()
+			ep.dropPair(p)
+			ep.mu.Unlock()
+		}
+		close(p.ready)
+	} else {
+		select {
+		case <-p.ready:
+			err = p.err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		if err == nil && p.peer.Remote() != h.addr {
+			err = errHello
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	up := false
+	err = ep.onOwner(ctx, func() {
+		s.es = ep.e.NewSession(false, random32())
+		s.es.User = s
+		up = ep.install(s, h)
+	})
+	if err == nil && !up {
+		err = ErrPeerDead
+	}
+	if err != nil {
+		return nil, err
+	}
+	return ep.hello(s, p).encode(), nil
+}
+
+// carePeers ends the sessions of pairs whose RC connection broke, and destroys
+// the queue pairs of those that were disconnected. It runs in the loop.
+func (ep *Endpoint) carePeers() {
+	ep.t.BrokenPeers(func(p *transport.Peer) {
+		ep.log.Warn("rpc: RC connection broke", "endpoint", ep.id, "error", p.Broken())
+		ep.dropPeer(p.Index(), fmt.Errorf("%w: %w", ErrPeerDead, p.Broken()))
+	})
+	if err := ep.t.Reap(); err != nil {
+		ep.log.Warn("rpc: destroy RC queue pair", "endpoint", ep.id, "error", err)
+	}
+}
+
+// peerStuck is the engine's word that a peer holds a cancelled request.
+func (ep *Endpoint) peerStuck(dest uint32) {
+	ep.log.Warn("rpc: peer does not let go of a cancelled request", "endpoint", ep.id)
+	ep.dropPeer(dest, fmt.Errorf("%w: it does not let go of a cancelled request", ErrPeerDead))
+}
+
+// dropPeer ends all sessions that lead to the transport's peer dest, and tells
+// the other side.
+func (ep *Endpoint) dropPeer(dest uint32, err error) {
+	var lost []*Session
+	ep.mu.Lock()
+	for s := range ep.sessions {
+		if p := s.pair; p != nil && p.attached && p.peer.Index() == dest {
+			lost = append(lost, s)
+		}
+	}
+	ep.mu.Unlock()
+	for _, s := range lost {
+		ep.disconnectPair(s.pair, err)
+		s.end(err)
+		if s.conn != nil {
+			closeSoon(s.conn)
+		}
+	}
+}
+
+// failAll ends all sessions.
+func (ep *Endpoint) failAll(err error) {
+	var all []*Session
+	ep.mu.Lock()
+	for s := range ep.sessions {
+		all = append(all, s)
+	}
+	ep.mu.Unlock()
+	for _, s := range all {
+		if s.es == nil {
+			continue // still connecting; its Connect fails by itself
+		}
+		if s.pair != nil {
+			ep.disconnectPair(s.pair, err)
+		}
+		s.end(err)
+		if s.conn != nil {
+			closeSoon(s.conn)
+		}
+	}
+}
+
+func stack() string { return string(debug.Stack()) }

@@ -1,0 +1,91 @@
+package rpc
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/rrppcc-go/rrppcc/rpc/internal/transport"
+	"github.com/rrppcc-go/rrppcc/uverbs"
+)
+
+// helloBytes is the size of a hello.
+const helloBytes = 76
+
+// helloVersion is the version of the format and of the engine's protocol.
+const helloVersion = 1
+
+// hello is what two endpoints tell each other when a session is made: the
+// payload of the session manager's Connect and of its answer. Big-endian:
+//
+//	offset size
+//	     0    2  version, 1
+//	     2    1  window, slots
+//	     3    1  MTU, enum ibv_mtu
+//	     4    2  LID (InfiniBand)
+//	     6    2  credits: receive buffers that the sender keeps for this session
+//	     8    8  pair: random id of the pair of endpoints, chosen by the client
+//	    16   16  GID
+//	    32    4  QPN of the UD QP
+//	    36    4  QKey of the UD QP
+//	    40    4  QPN of the pair's RC QP
+//	    44    4  first PSN of the RC QP
+//	    48    4  session index
+//	    52    4  session token
+//	    56    8  longest message that the sender takes, bytes
+//	    64   12  zero
+type hello struct {
+	window     uint8
+	credits    uint16
+	pair       uint64
+	addr       transport.Address
+	session    uint32
+	token      uint32
+	maxMessage uint64
+}
+
+var errHello = errors.New("malformed endpoint parameters")
+
+func (h *hello) encode() []byte {
+	b := make([]byte, helloBytes)
+	be := binary.BigEndian
+	be.PutUint16(b[0:], helloVersion)
+	b[2] = h.window
+	b[3] = uint8(h.addr.MTU)
+	be.PutUint16(b[4:], h.addr.LID)
+	be.PutUint16(b[6:], h.credits)
+	be.PutUint64(b[8:], h.pair)
+	copy(b[16:32], h.addr.GID[:])
+	be.PutUint32(b[32:], h.addr.QPN)
+	be.PutUint32(b[36:], h.addr.QKey)
+	be.PutUint32(b[40:], h.addr.RCQPN)
+	be.PutUint32(b[44:], h.addr.RCPSN)
+	be.PutUint32(b[48:], h.session)
+	be.PutUint32(b[52:], h.token)
+	be.PutUint64(b[56:], h.maxMessage)
+	return b
+}
+
+func decodeHello(b []byte) (h hello, err error) {
+	be := binary.BigEndian
+	if len(b) != helloBytes || be.Uint16(b) != helloVersion {
+		return h, errHello
+	}
+	h = hello{
+		window:  b[2],
+		credits: be.Uint16(b[6:]),
+		pair:    be.Uint64(b[8:]),
+		addr: transport.Address{
+			MTU: uverbs.MTU(b[3]), LID: be.Uint16(b[4:]), GID: uverbs.GID(b[16:32]), QPN: be.Uint32(b[32:]), QKey: be.Uint32(b[36:]),
+			RCQPN: be.Uint32(b[40:]), RCPSN: be.Uint32(b[44:]),
+		},
+		session:    be.Uint32(b[48:]),
+		token:      be.Uint32(b[52:]),
+		maxMessage: be.Uint64(b[56:]),
+	}
+	switch {
+	case h.window == 0 || h.window > 64, h.addr.MTU.Bytes() == 0, h.addr.QPN>>24 != 0, h.addr.RCQPN>>24 != 0, h.addr.RCPSN>>24 != 0,
+		h.pair == 0, h.maxMessage == 0, be.Uint64(b[64:]) != 0, be.Uint32(b[72:]) != 0:
+		return hello{}, errHello
+	}
+	return h, nil
+}

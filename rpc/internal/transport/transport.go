@@ -1,0 +1,278 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
+	"github.com/rrppcc-go/rrppcc/uverbs"
+)
+
+const (
+	grhBytes = 40 // in front of every received datagram
+
+	sendBurst   = 32 // work requests posted at once
+	signalEvery = 32 // unsignaled sends between two signaled ones
+
+	// headBytes is the place of one header in registered memory.
+	headBytes = 64
+)
+
+// Config says what queues a transport needs.
+type Config struct {
+	PD        *uverbs.PD
+	Port      uint8
+	GID       uverbs.GIDEntry // our address
+	MTU       uverbs.MTU      // the port's active MTU
+	LID       uint16          // the port's, on InfiniBand
+	Global    bool            // peers are addressed by GID: always on RoCE
+	QKey      uint32          // of the UD QP, random
+	RingDepth int             // receive buffers
+	SendDepth int             // send queue of the UD QP, in datagrams
+	MaxReads  int             // RDMA READs in flight, of all peers together
+	RdAtomic  uint8           // RDMA READs in flight per QP, by the device's limit
+	Memory    *msgbuf.Pool    // local-only memory for ring and headers
+}
+
+// Transport is an endpoint's queues. All methods belong to its owner, except
+// where they say otherwise.
+type Transport struct {
+	cfg     Config
+	channel *uverbs.CompChannel
+	sendCQ  *uverbs.CQ // UD sends and RC READs
+	recvCQ  *uverbs.CQ // UD receives
+	ud      *uverbs.QP
+	inline  int // bytes
+
+	ring      msgbuf.Buf
+	slotBytes int
+	slots     [][]byte // by slot, whole
+	recvSGE   []uverbs.SGE
+	repost    []uint32 // slots to give back to the receive queue
+
+	heads    msgbuf.Buf
+	headMask uint32
+	headNext uint32
+	since    int // unsignaled sends since the last signaled one
+
+	peers        []*Peer // by index; nil = free
+	reads        int     // in flight
+	waitingPeers []*Peer // with READs that are not posted yet
+	care         bool    // a peer is broken or detached
+
+	wcs     [64]uverbs.WC
+	rx      [64]engine.Rx
+	wrs     [sendBurst]uverbs.SendWR
+	sges    [sendBurst][2]uverbs.SGE
+	recvWRs [64]uverbs.RecvWR
+	readWR  [1]uverbs.SendWR
+	readSGE [1]uverbs.SGE
+
+	// Stats of the transport.
+	RecvErrors, SendErrors uint64
+}
+
+// New creates the queues and fills the receive ring. On error it leaves
+// nothing behind.
+func New(cfg Config) (t *Transport, err error) {
+	t = &Transport{cfg: cfg}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+			t = nil
+		}
+	}()
+	c := cfg.PD.Context()
+	if t.channel, err = c.CreateCompChannel(); err != nil {
+		return
+	}
+	// Every completion has its place: the signaled sends, all READs, and what a
+	// QP flushes when it dies.
+	if t.sendCQ, err = c.CreateCQ(&uverbs.CQInitAttr{Depth: cfg.SendDepth + 2*cfg.MaxReads, Channel: t.channel}); err != nil {
+		return
+	}
+	if t.recvCQ, err = c.CreateCQ(&uverbs.CQInitAttr{Depth: cfg.RingDepth, Channel: t.channel}); err != nil {
+		return
+	}
+	attr := &uverbs.QPInitAttr{Type: uverbs.QPTypeUD, SendCQ: t.sendCQ, RecvCQ: t.recvCQ, Cap: uverbs.QPCap{
+		MaxSendWR: uint32(cfg.SendDepth), MaxRecvWR: uint32(cfg.RingDepth), MaxSendSGE: 2, MaxRecvSGE: 1, MaxInline: 188,
+	}}
+	if t.ud, err = cfg.PD.CreateQP(attr); err != nil {
+		return
+	}
+	t.inline = int(attr.Cap.MaxInline)
+	if err = t.startUD(); err != nil {
+		return
+	}
+	if err = t.allocRing(); err != nil {
+		return
+	}
+	err = t.fillRing()
+	return
+}
+
+func (t *Transport) startUD() error {
+	const init = uverbs.AttrState | uverbs.AttrPKeyIndex | uverbs.AttrPort | uverbs.AttrQKey
+	if err := t.ud.Modify(&uverbs.QPAttr{State: uverbs.QPStateInit, Port: t.cfg.Port, QKey: t.cfg.QKey}, init); err != nil {
+		return err
+	}
+	if err := t.ud.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTR}, uverbs.AttrState); err != nil {
+		return err
+	}
+	return t.ud.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTS}, uverbs.AttrState|uverbs.AttrSQPSN)
+}
+
+func (t *Transport) allocRing() (err error) {
+	n := t.cfg.RingDepth
+	t.slotBytes = (grhBytes + t.cfg.MTU.Bytes() + 63) &^ 63
+	if t.ring, err = t.cfg.Memory.Alloc(n * t.slotBytes); err != nil {
+		return err
+	}
+	t.slots = make([][]byte, n)
+	t.recvSGE = make([]uverbs.SGE, n)
+	t.repost = make([]uint32, 0, n)
+	mem := t.ring.Bytes()
+	for i := range n {
+		off := i * t.slotBytes
+		t.slots[i] = mem[off : off+t.slotBytes : off+t.slotBytes]
+		t.recvSGE[i] = uverbs.SGE{Addr: t.ring.Addr() + uint64(off), Length: uint32(grhBytes + t.cfg.MTU.Bytes()), LKey: t.ring.LKey()}
+		t.repost = append(t.repost, uint32(i))
+	}
+	heads := 1
+	for heads < int(t.ud.Cap().MaxSendWR) {
+		heads *= 2
+	}
+	t.headMask = uint32(heads - 1)
+	t.heads, err = t.cfg.Memory.Alloc(heads * headBytes)
+	return err
+}
+
+// fillRing posts the receive buffers in repost.
+func (t *Transport) fillRing() error {
+	for len(t.repost) > 0 {
+		n := min(len(t.repost), len(t.recvWRs))
+		for i, slot := range t.repost[:n] {
+			t.recvWRs[i] = uverbs.RecvWR{WRID: uint64(slot), SGList: t.recvSGE[slot : slot+1 : slot+1]}
+		}
+		posted, err := t.ud.PostRecv(t.recvWRs[:n])
+		t.repost = t.repost[:copy(t.repost, t.repost[posted:])]
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MaxSmall returns the payload bytes that fit behind the engine's header.
+func (t *Transport) MaxSmall() int { return t.cfg.MTU.Bytes() - engine.HeaderBytes }
+
+// MaxInline returns how many bytes of a datagram are copied when it is posted.
+func (t *Transport) MaxInline() int { return t.inline }
+
+// Channel returns the completion channel, for whoever waits.
+func (t *Transport) Channel() *uverbs.CompChannel { return t.channel }
+
+// Local returns what a peer must know of this end.
+func (t *Transport) Local() Address {
+	return Address{GID: t.cfg.GID.GID, LID: t.cfg.LID, QPN: t.ud.QPN(), QKey: t.cfg.QKey, MTU: t.cfg.MTU}
+}
+
+// Arm asks for an event on the channel at the next completion. What completed
+// before must be polled once more.
+func (t *Transport) Arm() error {
+	if err := t.recvCQ.Arm(false); err != nil {
+		return err
+	}
+	return t.sendCQ.Arm(false)
+}
+
+// Poll moves completions into the engine and returns how many there were. An
+// error means that the device does not work any more.
+func (t *Transport) Poll(e *engine.Engine, now int64) (int, error) {
+	sent, err := t.pollSend(e, now)
+	if err != nil {
+		return sent, err
+	}
+	n, err := t.recvCQ.Poll(t.wcs[:])
+	k := 0
+	for i := range t.wcs[:n] {
+		wc := &t.wcs[i]
+		slot := uint32(wc.WRID)
+		if wc.Status != uverbs.WCSuccess || wc.ByteLen < grhBytes || int(wc.ByteLen) > t.slotBytes || int(slot) >= len(t.slots) {
+			t.RecvErrors++
+			if wc.Status != uverbs.WCSuccess && err == nil {
+				err = fmt.Errorf("receive on the UD QP: %v (vendor error 0x%x)", wc.Status, wc.VendorErr)
+			} else if int(slot) < len(t.slots) {
+				t.repost = append(t.repost, slot)
+			}
+			continue
+		}
+		t.rx[k] = engine.Rx{Data: t.slots[slot][grhBytes:wc.ByteLen], Slot: slot, SrcQPN: wc.SrcQP}
+		k++
+	}
+	e.Receive(now, t.rx[:k])
+	for i := range t.rx[:k] {
+		if !t.rx[i].Held {
+			t.repost = append(t.repost, t.rx[i].Slot)
+		}
+	}
+	return sent + n, err
+}
+
+// readBit marks the WRID of a READ: readBit | peer index << 32 | token. A UD
+// send has the token alone.
+const readBit = 1 << 63
+
+func (t *Transport) pollSend(e *engine.Engine, now int64) (int, error) {
+	n, err := t.sendCQ.Poll(t.wcs[:])
+	for i := range t.wcs[:n] {
+		wc := &t.wcs[i]
+		if wc.WRID&readBit == 0 {
+			if wc.Status != uverbs.WCSuccess {
+				t.SendErrors++
+				if err == nil {
+					err = fmt.Errorf("send on the UD QP: %v (vendor error 0x%x)", wc.Status, wc.VendorErr)
+				}
+			}
+			e.TxDone(uint32(wc.WRID))
+			continue
+		}
+		t.reads--
+		p := t.peers[uint32(wc.WRID>>32)&^(1<<31)]
+		p.reads--
+		if wc.Status != uverbs.WCSuccess {
+			p.fail(fmt.Errorf("RDMA READ: %v (vendor error 0x%x)", wc.Status, wc.VendorErr))
+		}
+		e.ReadDone(now, uint32(wc.WRID), wc.Status == uverbs.WCSuccess)
+	}
+	return n, err
+}
+
+// Flush posts everything that the engine wants posted, until it wants no more,
+// and gives receive buffers back. It reports an error if the UD QP is broken.
+func (t *Transport) Flush(e *engine.Engine, now int64) error {
+	// Callbacks of ended calls may start new ones: a few rounds are enough,
+	// what is left waits for the next Flush.
+	for range 4 {
+		if len(e.Tx) > 0 {
+			if err := t.postTx(e, now); err != nil {
+				return err
+			}
+		}
+		t.queueReads(e, now)
+		t.postReads(e, now)
+		e.Flushed()
+		if e.Idle() {
+			break
+		}
+	}
+	if len(e.Released) > 0 {
+		t.repost = append(t.repost, e.Released...)
+		e.Released = e.Released[:0]
+	}
+	if len(t.repost) > 0 {
+		return t.fillRing()
+	}
+	return nil
+}

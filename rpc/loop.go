@@ -1,0 +1,365 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
+)
+
+// opKind is what another goroutine wants of the loop.
+type opKind uint8
+
+const (
+	opStart opKind = iota // start req
+	opAbort               // abort req
+	opReply               // answer handle
+	opFunc                // call fn
+)
+
+// op is an entry of the submission queue.
+type op struct {
+	kind   opKind
+	req    *Request
+	handle *engine.Handle
+	buf    msgbuf.Buf
+	err    error
+	fn     func()
+}
+
+// submit queues o for the loop and wakes it. It reports false if the endpoint
+// is closed: nobody will look at o.
+func (ep *Endpoint) submit(o op) bool {
+	ep.opMu.Lock()
+	if ep.opClosed {
+		ep.opMu.Unlock()
+		return false
+	}
+	ep.ops = append(ep.ops, o)
+	ep.opCount.Store(int32(len(ep.ops)))
+	ep.opMu.Unlock()
+	if ep.asleep.Load() {
+		ep.wakeUp()
+	}
+	return true
+}
+
+func (ep *Endpoint) wakeUp() {
+	select {
+	case ep.wake <- struct{}{}:
+	default:
+	}
+}
+
+// runOps executes what was submitted.
+func (ep *Endpoint) runOps() int {
+	if ep.opCount.Load() == 0 {
+		return 0
+	}
+	ep.opMu.Lock()
+	ops := ep.ops
+	ep.ops = ep.opSpare[:0]
+	ep.opCount.Store(0)
+	ep.opMu.Unlock()
+	for i := range ops {
+		o := &ops[i]
+		switch o.kind {
+		case opStart:
+			o.req.sess.es.Start(ep.now, &o.req.call)
+		case opAbort:
+			if !o.req.over.Load() {
+				o.req.call.Abort(ep.now)
+			}
+		case opReply:
+			ep.e.Respond(ep.now, o.handle, o.buf, o.err)
+		case opFunc:
+			o.fn()
+		}
+	}
+	n := len(ops)
+	clear(ops)
+	ep.opSpare = ops[:0]
+	return n
+}
+
+func (ep *Endpoint) clock() int64 { return int64(time.Since(ep.epoch)) }
+
+// poll does one round of the loop and returns how much there was to do. The
+// caller owns the endpoint.
+func (ep *Endpoint) poll() int {
+	ep.now = ep.clock()
+	n := ep.runOps()
+	m, err := ep.t.Poll(ep.e, ep.now)
+	ep.e.Tick(ep.now)
+	if err == nil {
+		err = ep.t.Flush(ep.e, ep.now)
+	}
+	if err != nil {
+		ep.deviceFailed(err)
+	}
+	if ep.t.NeedsCare() {
+		ep.carePeers()
+	}
+	return n + m
+}
+
+// tryOwn makes the caller the endpoint's owner, if there is none.
+func (ep *Endpoint) tryOwn() bool { return ep.owned.CompareAndSwap(false, true) }
+
+// disown ends the ownership and lets somebody else take over.
+func (ep *Endpoint) disown() {
+	ep.owned.Store(false)
+	ep.offer()
+}
+
+// offer tells one waiting Run and one waiting call that the endpoint has no
+// owner. A token that nobody needed only makes somebody look once more.
+func (ep *Endpoint) offer() {
+	select {
+	case ep.runHandoff <- struct{}{}:
+	default:
+	}
+	select {
+	case ep.handoff <- struct{}{}:
+	default:
+	}
+}
+
+// Poll does one round of the loop by hand: it executes handlers and callbacks
+// and returns how many completions and submissions it found. It never blocks.
+// While Run, or a blocking call, drives the endpoint it returns 0.
+func (ep *Endpoint) Poll() int {
+	if !ep.tryOwn() {
+		return 0
+	}
+	n := ep.poll()
+	ep.owned.Store(false)
+	if ep.waiters.Load() > 0 || ep.runners.Load() > 0 {
+		ep.offer()
+	}
+	return n
+}
+
+// Run drives the endpoint until ctx ends (nil), the endpoint is closed
+// (ErrClosed) or the device fails (ErrDevice). It polls, and when nothing came
+// for the time of WithSpin it sleeps on the completion channel.
+func (ep *Endpoint) Run(ctx context.Context) error {
+	ep.runners.Add(1)
+	owner := false
+	defer func() {
+		ep.runners.Add(-1)
+		if owner {
+			ep.owned.Store(false)
+		}
+		ep.offer()
+	}()
+	for !ep.tryOwn() {
+		ep.wakeUp() // a blocking call that drives the loop gives way
+		select {
+		case <-ep.runHandoff:
+		case <-ctx.Done():
+			return nil
+		case <-ep.closed:
+			return ErrClosed
+		}
+	}
+	owner = true
+	var stop atomic.Bool
+	defer context.AfterFunc(ctx, func() {
+		stop.Store(true)
+		ep.wakeUp()
+	})()
+	for {
+		ep.drive(&stop)
+		switch {
+		case ep.stopped():
+			return ErrClosed
+		case ep.failed.Load() != nil:
+			return *ep.failed.Load()
+		case stop.Load():
+			return nil
+		}
+	}
+}
+
+// drive polls until stop is set, the endpoint closes or fails. The caller owns
+// the endpoint.
+func (ep *Endpoint) drive(stop *atomic.Bool) {
+	idle := int64(-1) // since when
+	for !stop.Load() && !ep.stopped() && ep.failed.Load() == nil {
+		if ep.poll() > 0 {
+			idle = -1
+			continue
+		}
+		if idle < 0 {
+			idle = ep.now
+		}
+		if ep.opt.spin < 0 || ep.now-idle < int64(ep.opt.spin) {
+			continue
+		}
+		ep.sleep(stop)
+		idle = -1
+	}
+}
+
+func (ep *Endpoint) stopped() bool { return ep.stop.Load() }
+
+// sleep parks the owner until a completion, a submission, a timer or a wake-up.
+// Arming does not tell of completions that are there already, and a submission
+// may have come before asleep was set: so both are looked at once more.
+func (ep *Endpoint) sleep(stop *atomic.Bool) {
+	ep.asleep.Store(true)
+	defer ep.asleep.Store(false)
+	if err := ep.t.Arm(); err != nil {
+		ep.deviceFailed(err)
+		return
+	}
+	if ep.poll() > 0 || stop.Load() || ep.stopped() {
+		return
+	}
+	var due <-chan time.Time
+	if when, ok := ep.e.NextTimer(); ok {
+		ep.timer.Reset(time.Duration(max(when-ep.clock(), 0)))
+		due = ep.timer.C
+	}
+	select {
+	case <-ep.wake:
+	case <-due:
+	}
+	ep.timer.Stop()
+}
+
+// watch turns completion events into wake-ups. It is the endpoint's one
+// goroutine.
+func (ep *Endpoint) watch(ctx context.Context) {
+	defer close(ep.watched)
+	for {
+		if _, err := ep.t.Channel().Wait(ctx); err != nil {
+			if ctx.Err() == nil {
+				ep.submit(op{kind: opFunc, fn: func() { ep.deviceFailed(err) }})
+				ep.wakeUp()
+			}
+			return
+		}
+		ep.wakeUp()
+	}
+}
+
+// deviceFailed ends all sessions: nothing can be sent or received any more.
+func (ep *Endpoint) deviceFailed(err error) {
+	if ep.failed.Load() != nil {
+		return
+	}
+	err = fmt.Errorf("%w: %w", ErrDevice, err)
+	ep.failed.Store(&err)
+	ep.log.Error("rpc: device failed", "endpoint", ep.id, "error", err)
+	ep.failAll(err)
+	ep.e.Flushed() // ends what waited for its datagrams to be posted
+}
+
+// deadlockAfter is how long a blocking call waits before it looks whether it
+// holds up the loop itself.
+const deadlockAfter = 50 * time.Millisecond
+
+// wait blocks until over is set, which done tells, or ctx ends. While nobody
+// drives the endpoint, the caller does.
+func (ep *Endpoint) wait(ctx context.Context, done <-chan struct{}, over *atomic.Bool) error {
+	pooled := cap(done) == 1
+	var look *time.Timer
+	var stop *atomic.Bool
+	ep.waiters.Add(1)
+	defer ep.waiters.Add(-1)
+	for {
+		if ep.runners.Load() == 0 && !over.Load() && ep.tryOwn() {
+			if stop == nil && ctx.Done() != nil {
+				stop = new(atomic.Bool)
+				defer context.AfterFunc(ctx, func() {
+					stop.Store(true)
+					ep.wakeUp()
+				})()
+			}
+			ep.driveFor(over, stop)
+			ep.disown()
+		}
+		if over.Load() {
+			if pooled {
+				<-done
+			}
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := ep.failed.Load(); err != nil && ep.runners.Load() == 0 {
+			return *err
+		}
+		if look == nil {
+			look = time.NewTimer(deadlockAfter)
+			defer look.Stop()
+		}
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ep.handoff:
+		case <-ep.closed:
+			// Everything under way has ended before closed was closed.
+			if over.Load() {
+				continue
+			}
+			return ErrClosed
+		case <-look.C:
+			if onLoop() {
+				return ErrDeadlock
+			}
+		}
+	}
+}
+
+// driveFor drives the loop on behalf of a blocking call until over or stop is
+// set, or somebody calls Run.
+func (ep *Endpoint) driveFor(over, stop *atomic.Bool) {
+	idle := int64(-1)
+	for !over.Load() && (stop == nil || !stop.Load()) && ep.runners.Load() == 0 && !ep.stopped() && ep.failed.Load() == nil {
+		if ep.poll() > 0 {
+			idle = -1
+			continue
+		}
+		if idle < 0 {
+			idle = ep.now
+		}
+		if ep.opt.spin < 0 || ep.now-idle < int64(ep.opt.spin) {
+			continue
+		}
+		if over.Load() || ep.runners.Load() != 0 {
+			return
+		}
+		if stop == nil {
+			stop = new(atomic.Bool)
+		}
+		ep.sleep(stop)
+		idle = -1
+	}
+}
+
+// onLoop reports whether the caller runs inside the loop: in a handler or
+// callback.
+func onLoop() bool {
+	var pcs [128]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, ".(*Endpoint).poll") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}

@@ -1,0 +1,35 @@
+package rpc
+
+import (
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/uverbs"
+)
+
+// registrar registers the pools' memory in an endpoint's protection domain.
+type registrar struct {
+	pd *uverbs.PD
+}
+
+func (r *registrar) Register(mem []byte, access msgbuf.Access) (msgbuf.Registration, error) {
+	flags := uverbs.AccessLocalWrite
+	if access == msgbuf.RemoteRead {
+		flags |= uverbs.AccessRemoteRead
+	}
+	return r.pd.RegisterMR(mem, flags)
+}
+
+// pools are an endpoint's memory. The first two are the loop's own, without
+// locks; the others are for everybody. Small memory is out of peers' reach.
+type pools struct {
+	small, large             *msgbuf.Pool
+	sharedSmall, sharedLarge *msgbuf.SharedPool
+}
+
+func newPools(r *registrar, opts ...msgbuf.Option) pools {
+	return pools{
+		small:       msgbuf.NewPool(r, msgbuf.Local, opts...),
+		large:       msgbuf.NewPool(r, msgbuf.RemoteRead, opts...),
+		sharedSmall: msgbuf.NewSharedPool(r, msgbuf.Local, opts...),
+		sharedLarge: msgbuf.NewSharedPool(r, msgbuf.RemoteRead, opts...),
+	}
+}

@@ -1,0 +1,99 @@
+package rpc
+
+import (
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+)
+
+type options struct {
+	port       uint8
+	gidIndex   int
+	log        *slog.Logger
+	window     int
+	credits    int
+	ringDepth  int
+	sendDepth  int
+	maxReads   int
+	maxMessage int
+	timeout    time.Duration
+	spin       time.Duration
+}
+
+func defaultOptions() options {
+	return options{
+		port:       1,
+		gidIndex:   -1,
+		log:        slog.New(slog.DiscardHandler),
+		window:     8,
+		credits:    32,
+		ringDepth:  2048,
+		sendDepth:  512,
+		maxReads:   256,
+		maxMessage: msgbuf.MaxSize,
+		timeout:    30 * time.Second,
+		spin:       50 * time.Microsecond,
+	}
+}
+
+// Option sets a property of an Endpoint.
+type Option func(*options)
+
+// WithPort chooses the device's port; the first is 1, the default.
+func WithPort(port uint8) Option { return func(o *options) { o.port = port } }
+
+// WithGIDIndex chooses the port's GID by its index. Without it, or with a
+// negative one, the endpoint chooses by itself and logs which and why.
+func WithGIDIndex(index int) Option { return func(o *options) { o.gidIndex = index } }
+
+// WithLogger sets where the endpoint logs what happens on its control plane and
+// which handlers panic. The default is silence.
+func WithLogger(l *slog.Logger) Option {
+	return func(o *options) {
+		if l != nil {
+			o.log = l
+		}
+	}
+}
+
+// WithWindow sets how many requests of one session may be under way, 1 to 64; 8
+// by default. Both ends must agree.
+func WithWindow(n int) Option { return func(o *options) { o.window = n } }
+
+// WithRingDepth sets the number of receive buffers, of one MTU each; 2048 by
+// default. Every session takes 32 of them at both of its ends.
+func WithRingDepth(n int) Option { return func(o *options) { o.ringDepth = n } }
+
+// WithMaxMessage sets the longest request that is sent or taken and the longest
+// response, in bytes; 1 GiB by default, which is also the most.
+func WithMaxMessage(n int) Option { return func(o *options) { o.maxMessage = n } }
+
+// WithRequestTimeout sets the deadline of requests that have none from a
+// context; 30 s by default.
+func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
+
+// WithSpin sets how long Run polls without finding anything before it sleeps on
+// the completion channel; 50 us by default. 0 sleeps at once, a negative
+// duration never sleeps.
+func WithSpin(d time.Duration) Option { return func(o *options) { o.spin = d } }
+
+func (o *options) check() error {
+	switch {
+	case o.window < 1 || o.window > 64:
+		return fmt.Errorf("rpc: window of %d slots; 1 to 64 are possible", o.window)
+	case o.ringDepth < o.credits || o.ringDepth > 1<<16:
+		return fmt.Errorf("rpc: receive ring of %d buffers; %d to %d are possible", o.ringDepth, o.credits, 1<<16)
+	case o.maxMessage < 1 || o.maxMessage > msgbuf.MaxSize:
+		return fmt.Errorf("rpc: longest message of %d bytes; 1 to %d are possible", o.maxMessage, msgbuf.MaxSize)
+	case o.timeout <= 0:
+		return fmt.Errorf("rpc: request timeout of %v", o.timeout)
+	}
+	o.ringDepth = 1 << bits.Len(uint(o.ringDepth-1))
+	if o.credits < 2*o.window {
+		o.credits = 2 * o.window
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package rpc
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/nexus"
+	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
+)
+
+// Session is a connection to a remote endpoint. The client's end sends
+// requests; the server's end, which a handler sees, only tells where they come
+// from. Methods may be called from any goroutine, except Enqueue.
+type Session struct {
+	ep     *Endpoint
+	es     *engine.Session
+	pair   *pair
+	conn   *nexus.Conn
+	remote string // URI of the remote process
+	id     uint16 // remote endpoint; 0 at the server's end
+
+	closeOnce sync.Once
+	closeErr  error
+	ended     chan struct{} // closed when the session has ended
+	endOnce   sync.Once
+	err       error // why, valid once ended is closed
+}
+
+// requests are reused by Call.
+var requests = sync.Pool{New: func() any { return &Request{done: make(chan struct{}, 1)} }}
+
+func (r *Request) prepare(s *Session, reqType uint8, req, resp msgbuf.Buf, deadline int64) {
+	r.sess, r.err = s, nil
+	r.over.Store(false)
+	r.call = engine.Call{Type: reqType, Req: req, Resp: resp, Deadline: deadline, Fn: finished, User: r}
+}
+
+// deadline is the request deadline on the loop's clock.
+func (ep *Endpoint) deadline(ctx context.Context) int64 {
+	now := ep.clock()
+	d := now + int64(ep.opt.timeout)
+	if ctx != nil {
+		if t, ok := ctx.Deadline(); ok {
+			d = int64(t.Sub(ep.epoch))
+		}
+	}
+	return max(d, 1)
+}
+
+// Call sends a request and waits for the response, whose bytes are then in
+// resp, with resp's length set. req and resp may be the zero Buf for nothing.
+// Both belong to the endpoint until Call returns; req may be shared by several
+// requests at once, resp not.
+//
+// When ctx ends first, the request is given up: Call returns an error that is
+// context.DeadlineExceeded or context.Canceled as soon as no NIC can touch the
+// buffers any more, within about a round trip.
+func (s *Session) Call(ctx context.Context, reqType uint8, req, resp msgbuf.Buf) error {
+	r := requests.Get().(*Request)
+	r.prepare(s, reqType, req, resp, s.ep.deadline(ctx))
+	if !s.ep.submit(op{kind: opStart, req: r}) {
+		requests.Put(r)
+		return ErrClosed
+	}
+	err := r.Wait(ctx)
+	if r.over.Load() && !r.aborted {
+		r.call = engine.Call{}
+		r.sess = nil
+		requests.Put(r)
+	}
+	return err
+}
+
+// Go sends a request and returns at once; the Request tells when it is done.
+// Its deadline is that of WithRequestTimeout.
+func (s *Session) Go(reqType uint8, req, resp msgbuf.Buf) *Request {
+	r := &Request{done: make(chan struct{})}
+	r.prepare(s, reqType, req, resp, s.ep.deadline(nil))
+	if !s.ep.submit(op{kind: opStart, req: r}) {
+		r.err = ErrClosed
+		r.over.Store(true)
+		close(r.done)
+	}
+	return r
+}
+
+// Enqueue sends a request from the goroutine that drives the endpoint: from a
+// handler or callback, or between two Polls. fn is called by the loop when the
+// request is done, with a Request that is valid until fn returns. It costs no
+// allocation and no lock. fn may be called before Enqueue returns if the session
+// is closed.
+func (s *Session) Enqueue(reqType uint8, req, resp msgbuf.Buf, tag uint64, fn func(*Request)) {
+	ep := s.ep
+	var r *Request
+	if n := len(ep.recycled); n > 0 {
+		r = ep.recycled[n-1]
+		ep.recycled = ep.recycled[:n-1]
+	} else {
+		r = new(Request)
+	}
+	// The deadline counts from the loop's last round: no clock is read here.
+	r.prepare(s, reqType, req, resp, ep.now+int64(ep.opt.timeout))
+	r.fn, r.tag = fn, tag
+	s.es.Start(ep.now, &r.call)
+}
+
+func (ep *Endpoint) recycle(r *Request) {
+	r.call, r.sess, r.fn = engine.Call{}, nil, nil
+	ep.recycled = append(ep.recycled, r)
+}
+
+// Endpoint returns the local endpoint.
+func (s *Session) Endpoint() *Endpoint { return s.ep }
+
+// Remote returns the URI of the remote process, and at the client's end the
+// number of the remote endpoint.
+func (s *Session) Remote() (uri string, id uint16) { return s.remote, s.id }
+
+// Done is closed when the session has ended.
+func (s *Session) Done() <-chan struct{} { return s.ended }
+
+// Err returns why the session has ended, nil while it lives.
+func (s *Session) Err() error {
+	select {
+	case <-s.ended:
+		return s.err
+	default:
+		return nil
+	}
+}
+
+// Close ends the session and tells the peer. Requests under way end with
+// ErrSessionClosed. Close of an ended session returns nil. It must not be called
+// from a handler or callback.
+func (s *Session) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return s.close(ctx)
+}
+
+func (s *Session) close(ctx context.Context) error {
+	s.closeOnce.Do(func() {
+		select {
+		case <-s.ended:
+			return
+		default:
+		}
+		// Nothing may be under way that touches a buffer of ours when the peer
+		// is told; a peer that does not let go in time loses its access.
+		if s.es.Client() {
+			s.quiesce(ctx)
+		}
+		if s.conn != nil {
+			s.closeErr = s.conn.Close(ctx)
+		}
+		s.ep.onOwner(ctx, func() { s.end(ErrSessionClosed) })
+	})
+	return s.closeErr
+}
+
+// quiesce aborts everything under way and waits for its end.
+func (s *Session) quiesce(ctx context.Context) {
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		quiet := false
+		err := s.ep.onOwner(ctx, func() {
+			s.es.Closing(s.ep.now, ErrSessionClosed)
+			quiet = s.es.Quiet()
+		})
+		if quiet || err != nil {
+			return
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// end finishes the session in the loop. If anything is under way, the peer
+// loses its access to our memory first.
+func (s *Session) end(err error) {
+	s.endOnce.Do(func() {
+		ep := s.ep
+		s.err = err
+		if s.es.Err() == nil {
+			if s.es.Client() && !s.es.Quiet() && s.pair.peer != nil {
+				ep.disconnectPair(s.pair, err)
+			}
+			s.es.Fail(ep.now, err)
+		}
+		ep.forget(s)
+		close(s.ended)
+	})
+}
