@@ -1,0 +1,3 @@
+package mlx5sim
+
+func setGSO(l link, on bool) { l.(*udpLink).gso = on }

@@ -1,0 +1,267 @@
+package mlx5sim
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/internal/roce"
+)
+
+// wirePair is two devices of two fabrics that reach each other by a link alone.
+type wirePair struct {
+	a, b *node
+}
+
+// newPair makes two devices without links.
+func newPair(t testing.TB, addrA, addrB string) *wirePair {
+	one := func(addr string) *node {
+		r := newRig(t)
+		r.arena.mem = make([]byte, 4<<20)
+		return r.node(r.device(addr))
+	}
+	return &wirePair{one(addrA), one(addrB)}
+}
+
+// lossyPair connects the two by links that treat packets as the settings say.
+func lossyPair(t testing.TB, seed uint64, s lossy) *wirePair {
+	p := newPair(t, "10.0.0.1", "10.0.0.2")
+	for i, n := range []*node{p.a, p.b} {
+		peer := []*node{p.b, p.a}[i]
+		n.d.link = &testLink{lossy: s, from: netip.AddrPortFrom(n.d.addr, roce.Port), to: peer.d, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+	}
+	return p
+}
+
+// connect makes an RC QP on each side and connects them.
+func (p *wirePair) connect(o qpOpts, set func(q *qp)) (a, b *qp) {
+	a, b = p.a.qp("RC", o), p.b.qp("RC", o)
+	for _, q := range []*qp{a, b} {
+		q.attr.minRNRTimer = 1 // 10 us
+		q.attr.retryCnt = 7
+		if set != nil {
+			set(q)
+		}
+	}
+	p.a.d.fab.mu.Lock()
+	p.b.d.fab.mu.Lock()
+	connect(a, b)
+	p.b.d.fab.mu.Unlock()
+	p.a.d.fab.mu.Unlock()
+	return a, b
+}
+
+// locked runs f as the device's own code runs: nothing of the device runs
+// beside it. Tests that have goroutines behind a link touch queues only so.
+func (n *node) locked(f func()) {
+	n.d.fab.mu.Lock()
+	defer n.d.fab.mu.Unlock()
+	f()
+}
+
+func (n *node) take(c *cq) (all []got) {
+	n.locked(func() { all = n.pollAll(c) })
+	return all
+}
+
+func (n *node) statsNow() (s Stats) {
+	n.locked(func() { s = n.d.stats })
+	return s
+}
+
+// lossy is what a testLink does to packets.
+type lossy struct {
+	drop, dup, reorder float64 // probabilities
+	delay              time.Duration
+	filter             func(p roce.Packet) bool // false drops it
+}
+
+// testLink carries packets in the time of the test. Packets keep their order
+// but for those that are chosen to be late.
+type testLink struct {
+	lossy
+	from netip.AddrPort
+	to   *Device
+
+	mu    sync.Mutex
+	rng   *rand.Rand
+	queue []parcel // by time, then by order of sending
+	seq   int
+	inOut sync.Mutex // held while packets are delivered, in order
+}
+
+type parcel struct {
+	at  time.Time
+	seq int
+	b   []byte
+}
+
+func (l *testLink) send(runs []run) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range runs {
+		for pkt := range slices.Chunk(runs[i].b, runs[i].size) {
+			if l.filter != nil {
+				p, err := roce.Parse(pkt)
+				if err != nil {
+					panic(err)
+				}
+				if !l.filter(p) {
+					continue
+				}
+			}
+			if l.rng.Float64() < l.drop {
+				continue
+			}
+			l.put(pkt)
+			if l.rng.Float64() < l.dup {
+				l.put(pkt)
+			}
+		}
+	}
+	return 0
+}
+
+func (l *testLink) put(pkt []byte) {
+	d := max(l.delay, time.Microsecond)
+	if l.rng.Float64() < l.reorder {
+		d += time.Duration(l.rng.Int64N(int64(4 * d)))
+	}
+	l.seq++
+	p := parcel{time.Now().Add(d), l.seq, slices.Clone(pkt)}
+	i, _ := slices.BinarySearchFunc(l.queue, p, func(a, b parcel) int {
+		if c := a.at.Compare(b.at); c != 0 {
+			return c
+		}
+		return a.seq - b.seq
+	})
+	l.queue = slices.Insert(l.queue, i, p)
+	time.AfterFunc(d, l.arrive)
+}
+
+func (l *testLink) arrive() {
+	l.inOut.Lock()
+	defer l.inOut.Unlock()
+	l.mu.Lock()
+	now := time.Now()
+	n := 0
+	for n < len(l.queue) && !l.queue[n].at.After(now) {
+		n++
+	}
+	due := slices.Clone(l.queue[:n])
+	l.queue = slices.Delete(l.queue, 0, n)
+	l.mu.Unlock()
+	bursts := make([]burst, 0, len(due))
+	for _, p := range due {
+		bursts = append(bursts, burst{from: l.from, size: len(p.b), b: p.b})
+	}
+	if len(bursts) > 0 {
+		l.to.deliver(bursts)
+	}
+}
+
+func (l *testLink) Close() error { return nil }
+
+// captureLink keeps what a device sends.
+type captureLink struct {
+	pkts  [][]byte
+	runs  int
+	quiet bool // count only
+	n     int
+}
+
+func (l *captureLink) send(runs []run) int {
+	l.runs += len(runs)
+	for i := range runs {
+		l.n += runs[i].packets()
+		if l.quiet {
+			continue
+		}
+		for pkt := range slices.Chunk(runs[i].b, runs[i].size) {
+			l.pkts = append(l.pkts, slices.Clone(pkt))
+		}
+	}
+	return 0
+}
+
+func (l *captureLink) Close() error { return nil }
+
+// take parses and forgets what was sent.
+func (l *captureLink) take(t testing.TB) (out []roce.Packet) {
+	t.Helper()
+	for _, b := range l.pkts {
+		p, err := roce.Parse(b)
+		if err != nil {
+			t.Fatalf("the device sent %x: %v", b, err)
+		}
+		out = append(out, p)
+	}
+	l.pkts = nil
+	return out
+}
+
+// stranger is a device's peer that the test plays itself, packet by packet.
+type stranger struct {
+	*node
+	q    *qp
+	link *captureLink
+	addr netip.AddrPort
+	flow roce.Flow
+}
+
+// newStranger connects an RC QP to a peer that does not exist. The QP sends
+// from PSN 0x100 on and expects 0x200.
+func newStranger(t testing.TB, set func(q *qp)) *stranger {
+	r := newRig(t)
+	r.arena.mem = make([]byte, 4<<20)
+	s := &stranger{node: r.node(r.device("10.0.0.1")), link: &captureLink{}, addr: netip.MustParseAddrPort("10.0.0.2:4791")}
+	s.d.link = s.link
+	s.flow = roce.NewFlow(s.addr, netip.AddrPortFrom(s.d.addr, roce.Port))
+	s.q = s.qp("RC", qpOpts{})
+	s.q.attr.destQPN = 0x77
+	s.q.attr.dest.dgid = s.addr.Addr().As16()
+	s.q.attr.sqPSN, s.q.attr.rqPSN = 0x100, 0x200
+	if set != nil {
+		set(s.q)
+	}
+	s.q.to(stateInit, stateRTR, stateRTS)
+	t.Cleanup(func() { s.locked(s.d.wire.stop) })
+	return s
+}
+
+// packet makes a packet to the stranger's QP: ext are its extension headers.
+func (s *stranger) packet(h roce.BTH, ext, data []byte) []byte {
+	h.Pad = uint8(roce.Pad(len(data)))
+	h.PKey = defaultPKey
+	h.DestQPN = s.q.qpn
+	b := make([]byte, roce.Size(h.Opcode, len(data)))
+	h.Put(b)
+	copy(b[roce.BTHSize:], ext)
+	copy(b[h.Opcode.HeaderSize():], data)
+	s.flow.Seal(b)
+	return b
+}
+
+// give delivers packets as one burst each, all in one critical section.
+func (s *stranger) give(pkts ...[]byte) {
+	var in []burst
+	for _, p := range pkts {
+		in = append(in, burst{from: s.addr, size: len(p), b: p})
+	}
+	s.d.deliver(in)
+}
+
+func reth(va uint64, rkey, n uint32) []byte {
+	b := make([]byte, roce.RETHSize)
+	roce.RETH{VA: va, RKey: rkey, Length: n}.Put(b)
+	return b
+}
+
+func aeth(s roce.Syndrome) []byte {
+	b := make([]byte, roce.AETHSize)
+	roce.AETH{Syndrome: s}.Put(b)
+	return b
+}
