@@ -79,6 +79,12 @@ type replay struct {
 	handles map[uint32]uint32
 	fds     map[uint64]uint64
 	srqs    map[uint32]bool
+	pages   map[uint32]uint32 // UAR page ids
+	loose   bool              // do not compare numbers that depend on what ran before
+}
+
+func newReplay(u *user) *replay {
+	return &replay{user: u, handles: map[uint32]uint32{}, fds: map[uint64]uint64{}, srqs: map[uint32]bool{}, pages: map[uint32]uint32{}}
 }
 
 // Fields of core requests and answers that are handles.
@@ -134,9 +140,11 @@ func (r *replay) substitute(key, attr string, b []byte) {
 	case key == "CQ.CREATE" && attr == "UHW_IN":
 		le.PutUint64(b[0:], r.alloc(256*64))
 		le.PutUint64(b[8:], r.alloc(8))
+		le.PutUint32(b[24:], r.pages[le.Uint32(b[24:])])
 	case key == "QP.CREATE" && attr == "UHW_IN":
 		le.PutUint64(b[0:], r.alloc(int(le.Uint32(b[16:])*64+le.Uint32(b[20:])<<le.Uint32(b[24:]))))
 		le.PutUint64(b[8:], r.alloc(8))
+		le.PutUint32(b[36:], r.pages[le.Uint32(b[36:])])
 	}
 	if off, ok := coreInHandle[key]; ok && attr == "CORE_IN" {
 		le.PutUint32(b[off:], r.handles[le.Uint32(b[off:])])
@@ -201,6 +209,8 @@ func (r *replay) answer(c *recorded, a *recordedAttr, got []byte) {
 			r.t.Errorf("MR keys %#x and %#x", l, rk)
 		}
 		mask(4, 8)
+	case "MLX5_UAR.ALLOC/PAGE_ID":
+		r.pages[le.Uint32(want)] = le.Uint32(got)
 	case "WRITE.EX_QUERY_DEVICE/CORE_OUT":
 		mask(8, 16) // GUIDs
 	case "DEVICE.QUERY_GID_ENTRY/RESP_ENTRY":
@@ -216,7 +226,7 @@ func (r *replay) answer(c *recorded, a *recordedAttr, got []byte) {
 		mask(48, 8) // hca_core_clock_offset
 		mask(64, 4) // num_dyn_bfregs
 	}
-	if d := cmp.Diff(want, got); d != "" {
+	if d := cmp.Diff(want, got); d != "" && !r.loose {
 		r.t.Errorf("#%d %s %s: answer differs (-recorded +ours):\n%s", c.Seq, c.Key, a.Name, d)
 	}
 }
@@ -228,7 +238,7 @@ func TestReplayOfLibmlx5Session(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			rec := loadRecording(t, name)
 			u := newUser(t)
-			r := &replay{user: u, handles: map[uint32]uint32{}, fds: map[uint64]uint64{}, srqs: map[uint32]bool{}}
+			r := newReplay(u)
 			ran, skipped := 0, map[string]int{}
 			for i := range rec.Commands {
 				c := &rec.Commands[i]
