@@ -40,6 +40,7 @@ type Endpoint struct {
 
 	unregister func()
 	epoch      time.Time
+	maxSmall   int
 
 	// The loop's own.
 	now      int64
@@ -64,18 +65,18 @@ type Endpoint struct {
 
 	mu         sync.Mutex
 	closing    bool
-	connecting sync.WaitGroup     // Connects and Accepts under way
-	life       context.Context    // ends when Close begins
+	connecting sync.WaitGroup  // Connects and Accepts under way
+	life       context.Context // ends when Close begins
 	endLife    context.CancelFunc
-	ringFree  int               // receive buffers that no session has
-	sessions  map[*Session]bool // both ends, connecting ones included
-	outgoing  map[pairKey]*pair // by where they lead
-	incoming  map[uint64]*pair  // by the client's id
-	closeOnce sync.Once
-	closeErr  error
-	closed    chan struct{} // everything has ended
-	watched   chan struct{}
-	unwatch   context.CancelFunc
+	ringFree   int               // receive buffers that no session has
+	sessions   map[*Session]bool // both ends, connecting ones included
+	outgoing   map[pairKey]*pair // by where they lead
+	incoming   map[uint64]*pair  // by the client's id
+	closeOnce  sync.Once
+	closeErr   error
+	closed     chan struct{} // everything has ended
+	watched    chan struct{}
+	unwatch    context.CancelFunc
 }
 
 // NewEndpoint creates endpoint id of the process: queues on device ctx, a
@@ -136,8 +137,9 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	if err != nil {
 		return nil, err
 	}
+	ep.maxSmall = ep.t.MaxSmall()
 	ep.e = engine.New(engine.Config{
-		Window: opt.window, MaxInline: ep.t.MaxInline(), MaxSmall: ep.t.MaxSmall(), MaxMsg: opt.maxMessage,
+		Window: opt.window, MaxInline: ep.t.MaxInline(), MaxSmall: ep.maxSmall, MaxMsg: opt.maxMessage,
 		InitialRTO: int64(20 * time.Millisecond), MinRTO: int64(5 * time.Millisecond), MaxRTO: int64(500 * time.Millisecond),
 		CancelGrace: int64(2 * time.Second),
 		Small:       ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
@@ -207,13 +209,13 @@ func (ep *Endpoint) Handle(reqType uint8, fn Handler) {
 // MaxSmall returns the longest message that goes in one UD datagram; longer
 // ones go by RDMA READ. A session whose peer has a smaller MTU has a smaller
 // limit.
-func (ep *Endpoint) MaxSmall() int { return ep.t.MaxSmall() }
+func (ep *Endpoint) MaxSmall() int { return ep.maxSmall }
 
 // Alloc returns a registered buffer of length n for requests, and for responses
 // of deferred requests. Any goroutine may call it, and Free the buffer. What is
 // in it is undefined.
 func (ep *Endpoint) Alloc(n int) (msgbuf.Buf, error) {
-	if n <= ep.t.MaxSmall() {
+	if n <= ep.maxSmall {
 		return ep.mem.sharedSmall.Alloc(n)
 	}
 	return ep.mem.sharedLarge.Alloc(n)
