@@ -419,8 +419,10 @@ func (n *Nexus) Close() error {
 func (n *Nexus) leave(conns []*Conn) {
 	deadline := time.NewTimer(closeTimeout / 4)
 	defer deadline.Stop()
+	// Evenly, without backing off: there are only a few tries.
+	pause := min(n.retryFirst, closeTimeout/40)
 	over := false
-	for pause := n.retryFirst; len(conns) > 0 && !over; pause *= 2 {
+	for len(conns) > 0 && !over {
 		for _, c := range conns {
 			n.write(c.peer.addr, n.disconnectMessage(c).encode())
 		}
