@@ -1,7 +1,9 @@
 package uverbs
 
 import (
+	"errors"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/rrppcc-go/rrppcc/internal/abi"
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
@@ -22,6 +24,9 @@ type AH struct {
 // address of attr.DGID, which can take a second if nobody answers (ETIMEDOUT).
 func (pd *PD) CreateAH(attr *AHAttr) (*AH, error) {
 	c := pd.ctx
+	if pd.closed.Load() {
+		return nil, &Error{Op: "create", Object: "ah", Err: ErrClosed, Hint: "the PD"}
+	}
 	ah := &AH{pd: pd}
 	drv, err := c.drv.CreateAH(attr, func(uhwOut []byte) error {
 		in := &abi.Ib_uverbs_create_ah{Pd_handle: pd.handle, Attr: abi.Ib_uverbs_ah_attr{
@@ -44,7 +49,11 @@ func (pd *PD) CreateAH(attr *AHAttr) (*AH, error) {
 		if ah.issued {
 			ah.destroy()
 		}
-		return nil, opError("create", "ah to "+attr.DGID.Addr().String(), err)
+		e := &Error{Op: "create", Object: "ah to " + attr.DGID.Addr().String(), Hint: hint(err), Err: err}
+		if errors.Is(err, syscall.ETIMEDOUT) {
+			e.Hint = unreachableHint(attr.DGID)
+		}
+		return nil, e
 	}
 	ah.drv = drv
 	return ah, nil

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
+	"io/fs"
+	"maps"
+	"slices"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"github.com/rrppcc-go/rrppcc/internal/abi"
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
@@ -17,10 +17,11 @@ import (
 // Context is an opened device. All methods may be called from several
 // goroutines at once. Close it after everything that was created through it.
 type Context struct {
-	dev   *Device
-	file  kernel.File
-	drv   ContextDriver
-	async kernel.EventFile
+	dev     *Device
+	file    kernel.File
+	drv     ContextDriver
+	async   kernel.EventFile
+	netdevs func() ([]netdev, error) // of this network namespace
 
 	numCompVectors uint32
 
@@ -29,10 +30,12 @@ type Context struct {
 	nextHandle uint64         // user handles: never reused, never 0
 	cqs        map[uint64]*CQ // by user handle
 	qps        map[uint64]*QP // by user handle
+	channels   map[*CompChannel]struct{}
 }
 
 func newContext(d *Device, file kernel.File, p Provider) (*Context, error) {
-	c := &Context{dev: d, file: file, cqs: make(map[uint64]*CQ), qps: make(map[uint64]*QP)}
+	c := &Context{dev: d, file: file, netdevs: hostNetdevs,
+		cqs: make(map[uint64]*CQ), qps: make(map[uint64]*QP), channels: make(map[*CompChannel]struct{})}
 	drv, err := p.OpenContext(c)
 	if err != nil {
 		file.Close()
@@ -154,51 +157,6 @@ func (c *Context) QueryPort(port uint8) (*PortAttr, error) {
 	}, nil
 }
 
-// maxGIDs bounds what one GID table query asks for.
-const maxGIDs = 4096
-
-// QueryGIDTable returns all filled slots of the GID tables of all ports.
-// Kernels before 5.10 lack the command (EPROTONOSUPPORT).
-func (c *Context) QueryGIDTable() ([]GIDEntry, error) {
-	entries := make([]abi.Ib_uverbs_gid_entry, maxGIDs)
-	size := int(unsafe.Sizeof(entries[0]))
-	num := new(uint64)
-	cmd := c.command(abi.UVERBS_OBJECT_DEVICE, abi.UVERBS_METHOD_QUERY_GID_TABLE)
-	cmd.Const(abi.UVERBS_ATTR_QUERY_GID_TABLE_ENTRY_SIZE, uint64(size))
-	cmd.U32(abi.UVERBS_ATTR_QUERY_GID_TABLE_FLAGS, 0)
-	cmd.Out(abi.UVERBS_ATTR_QUERY_GID_TABLE_RESP_ENTRIES, unsafe.Slice((*byte)(unsafe.Pointer(&entries[0])), size*maxGIDs))
-	cmd.Out(abi.UVERBS_ATTR_QUERY_GID_TABLE_RESP_NUM_ENTRIES, kernel.Bytes(num))
-	if err := cmd.Run(c.file); err != nil {
-		return nil, opError("query", "GID table of "+c.dev.Name(), err)
-	}
-	if *num > maxGIDs {
-		return nil, opError("query", "GID table of "+c.dev.Name(), ErrBadAnswer)
-	}
-	gids := make([]GIDEntry, *num)
-	for i := range gids {
-		gids[i] = gidEntry(&entries[i])
-	}
-	return gids, nil
-}
-
-// QueryGID returns one slot of a port's GID table. An empty slot is ENODATA.
-func (c *Context) QueryGID(port uint8, index int) (GIDEntry, error) {
-	out := new(abi.Ib_uverbs_gid_entry)
-	cmd := c.command(abi.UVERBS_OBJECT_DEVICE, abi.UVERBS_METHOD_QUERY_GID_ENTRY)
-	cmd.Const(abi.UVERBS_ATTR_QUERY_GID_ENTRY_PORT, uint64(port))
-	cmd.Const(abi.UVERBS_ATTR_QUERY_GID_ENTRY_GID_INDEX, uint64(index))
-	cmd.U32(abi.UVERBS_ATTR_QUERY_GID_ENTRY_FLAGS, 0)
-	cmd.Out(abi.UVERBS_ATTR_QUERY_GID_ENTRY_RESP_ENTRY, kernel.Bytes(out))
-	if err := cmd.Run(c.file); err != nil {
-		return GIDEntry{}, opError("query", fmt.Sprintf("GID %d of port %d of %s", index, port, c.dev.Name()), err)
-	}
-	return gidEntry(out), nil
-}
-
-func gidEntry(e *abi.Ib_uverbs_gid_entry) GIDEntry {
-	return GIDEntry{GID: e.Gid, Port: uint8(e.Port_num), Index: int(e.Gid_index), Type: GIDType(e.Gid_type), IfIndex: int(e.Netdev_ifindex)}
-}
-
 // QueryPKey returns one slot of a port's P_Key table, host order. The kernel
 // shows it in sysfs alone.
 func (c *Context) QueryPKey(port uint8, index int) (uint16, error) {
@@ -207,23 +165,20 @@ func (c *Context) QueryPKey(port uint8, index int) (uint16, error) {
 	if err != nil {
 		return 0, opError("query", object, err)
 	}
-	v, err := strconv.ParseUint(strings.TrimPrefix(strings.TrimSpace(s), "0x"), 16, 16)
+	v, err := kernel.ParsePKey(s)
 	if err != nil {
-		return 0, opError("query", object, ErrBadAnswer)
+		return 0, opError("query", object, fmt.Errorf("%w: %w", ErrBadAnswer, err))
 	}
-	return uint16(v), nil
+	return v, nil
 }
 
 // WaitAsyncEvent blocks until the device reports an event that belongs to no
-// work request, or until ctx ends.
+// work request, or until ctx ends. Each event goes to one waiter. Close ends it
+// with [ErrClosed], a device that goes away with [ErrDeviceRemoved].
 func (c *Context) WaitAsyncEvent(ctx context.Context) (AsyncEvent, error) {
 	desc := new(abi.Ib_uverbs_async_event_desc)
-	n, err := c.async.ReadEvent(ctx, kernel.Bytes(desc))
-	if err != nil {
+	if err := readEvent(ctx, c.async, kernel.Bytes(desc)); err != nil {
 		return AsyncEvent{}, opError("read", "async event", err)
-	}
-	if n != int(unsafe.Sizeof(*desc)) {
-		return AsyncEvent{}, opError("read", "async event", ErrBadAnswer)
 	}
 	ev := AsyncEvent{Type: EventType(desc.Event_type)}
 	c.mu.Lock()
@@ -239,16 +194,69 @@ func (c *Context) WaitAsyncEvent(ctx context.Context) (AsyncEvent, error) {
 	return ev, nil
 }
 
-// Close closes the device; the kernel destroys what is left of its objects.
+// readEvent reads exactly one record from an event file.
+func readEvent(ctx context.Context, file kernel.EventFile, record []byte) error {
+	n, err := file.ReadEvent(ctx, record)
+	switch {
+	case errors.Is(err, fs.ErrClosed):
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	case errors.Is(err, syscall.EIO):
+		return fmt.Errorf("%w: %w", ErrDeviceRemoved, err)
+	case err != nil:
+		return err
+	case n != len(record):
+		return fmt.Errorf("%w: event of %d bytes, not %d", ErrBadAnswer, n, len(record))
+	}
+	return nil
+}
+
+// Close closes the device. CQs, QPs and completion channels that are still open
+// are closed with it, and nobody may use their queues any more; the kernel
+// destroys what is left of the other objects.
 func (c *Context) Close() error {
 	c.mu.Lock()
-	closed := c.closed
-	c.closed = true
-	c.mu.Unlock()
-	if closed {
+	if c.closed {
+		c.mu.Unlock()
 		return opError("close", "device "+c.dev.Name(), ErrClosed)
 	}
-	return errors.Join(c.async.Close(), c.drv.Close(), c.file.Close())
+	c.closed = true // nothing is added to the maps any more
+	qps, cqs := slices.Collect(maps.Values(c.qps)), slices.Collect(maps.Values(c.cqs))
+	channels := slices.Collect(maps.Keys(c.channels))
+	c.mu.Unlock()
+
+	// In the order in which the kernel lets them go.
+	for _, qp := range qps {
+		qp.Close()
+	}
+	for _, cq := range cqs {
+		cq.Close()
+	}
+	for _, ch := range channels {
+		ch.Close()
+	}
+	errs := []error{c.async.Close(), c.drv.Close(), c.file.Close()}
+	// What the kernel did not destroy one by one (it answers EIO to everything
+	// once the device is gone) went with the file. Only now is the queues'
+	// memory free.
+	for _, qp := range qps {
+		errs = append(errs, qp.abandon())
+	}
+	for _, cq := range cqs {
+		errs = append(errs, cq.abandon())
+	}
+	return opError("close", "device "+c.dev.Name(), errors.Join(errs...))
+}
+
+// adopt enters an object in the maps by way of add, unless the context is
+// closed.
+func (c *Context) adopt(add func()) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
+	add()
+	return nil
 }
 
 func (c *Context) userHandle() uint64 {

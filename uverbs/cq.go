@@ -3,9 +3,9 @@ package uverbs
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
-	"unsafe"
 
 	"github.com/rrppcc-go/rrppcc/internal/abi"
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
@@ -31,28 +31,34 @@ func (c *Context) CreateCompChannel() (*CompChannel, error) {
 	if err != nil {
 		return nil, opError("create", "completion channel", err)
 	}
-	return &CompChannel{ctx: c, file: file}, nil
+	ch := &CompChannel{ctx: c, file: file}
+	if err := c.adopt(func() { c.channels[ch] = struct{}{} }); err != nil {
+		file.Close()
+		return nil, opError("create", "completion channel", err)
+	}
+	return ch, nil
 }
 
 // Wait blocks until an armed CQ of this channel has a completion, and returns
 // the CQ, which must be armed again for the next event. An event of a CQ that
 // is closed by now is skipped. Arming does not report completions that are in
-// the queue already: arm, then poll once more, then wait.
+// the queue already: arm, then poll once more, then wait. Close ends it with
+// [ErrClosed], a device that goes away with [ErrDeviceRemoved].
 func (ch *CompChannel) Wait(ctx context.Context) (*CQ, error) {
 	desc := new(abi.Ib_uverbs_comp_event_desc)
 	for {
-		n, err := ch.file.ReadEvent(ctx, kernel.Bytes(desc))
-		if err != nil {
+		if err := readEvent(ctx, ch.file, kernel.Bytes(desc)); err != nil {
 			return nil, opError("wait", "completion channel", err)
 		}
-		if n != int(unsafe.Sizeof(*desc)) {
-			return nil, opError("wait", "completion channel", ErrBadAnswer)
-		}
+		// Under the lock, because a CQ leaves the map before its queue's memory
+		// goes.
 		ch.ctx.mu.Lock()
 		cq := ch.ctx.cqs[desc.Cq_handle]
-		ch.ctx.mu.Unlock()
 		if cq != nil {
 			cq.drv.EventArrived()
+		}
+		ch.ctx.mu.Unlock()
+		if cq != nil {
 			return cq, nil
 		}
 	}
@@ -64,6 +70,9 @@ func (ch *CompChannel) Close() error {
 	if ch.closed.Swap(true) {
 		return opError("close", "completion channel", ErrClosed)
 	}
+	ch.ctx.mu.Lock()
+	delete(ch.ctx.channels, ch)
+	ch.ctx.mu.Unlock()
 	return opError("close", "completion channel", ch.file.Close())
 }
 
@@ -81,6 +90,8 @@ type CQ struct {
 	drv    CQDriver
 	handle uint32
 	user   uint64
+
+	mu     sync.Mutex // held while the kernel's object goes
 	closed atomic.Bool
 }
 
@@ -88,6 +99,14 @@ type CQ struct {
 func (c *Context) CreateCQ(attr *CQInitAttr) (*CQ, error) {
 	if attr.Depth <= 0 || attr.Vector < 0 {
 		return nil, &Error{Op: "create", Object: "cq", Err: syscall.EINVAL, Hint: fmt.Sprintf("depth %d, vector %d", attr.Depth, attr.Vector)}
+	}
+	if ch := attr.Channel; ch != nil {
+		if ch.ctx != c {
+			return nil, &Error{Op: "create", Object: "cq", Err: syscall.EINVAL, Hint: "the channel belongs to another context"}
+		}
+		if ch.closed.Load() { // its descriptor may be another file by now
+			return nil, &Error{Op: "create", Object: "cq", Err: ErrClosed, Hint: "the channel"}
+		}
 	}
 	cq := &CQ{ctx: c, user: c.userHandle()}
 	issued := false
@@ -118,9 +137,11 @@ func (c *Context) CreateCQ(attr *CQInitAttr) (*CQ, error) {
 		return nil, opError("create", "cq", err)
 	}
 	cq.drv = drv
-	c.mu.Lock()
-	c.cqs[cq.user] = cq
-	c.mu.Unlock()
+	if err := c.adopt(func() { c.cqs[cq.user] = cq }); err != nil {
+		cq.destroy()
+		drv.Close()
+		return nil, opError("create", "cq", err)
+	}
 	return cq, nil
 }
 
@@ -153,17 +174,35 @@ func (cq *CQ) destroy() error {
 	return cmd.Run(cq.ctx.file)
 }
 
-// Close destroys the queue. It fails with EBUSY while a QP uses it.
+// Close destroys the queue. It fails with EBUSY while a QP uses it, and the
+// queue stays usable.
 func (cq *CQ) Close() error {
-	if cq.closed.Swap(true) {
+	cq.mu.Lock()
+	defer cq.mu.Unlock()
+	if cq.closed.Load() {
 		return opError("close", "cq", ErrClosed)
 	}
 	if err := cq.destroy(); err != nil {
-		cq.closed.Store(false)
 		return opError("close", "cq", err)
 	}
+	return opError("close", "cq", cq.release())
+}
+
+// abandon frees the queue after the kernel has destroyed all of the context's
+// objects.
+func (cq *CQ) abandon() error {
+	cq.mu.Lock()
+	defer cq.mu.Unlock()
+	if cq.closed.Load() {
+		return nil
+	}
+	return cq.release()
+}
+
+func (cq *CQ) release() error {
+	cq.closed.Store(true)
 	cq.ctx.mu.Lock()
 	delete(cq.ctx.cqs, cq.user)
 	cq.ctx.mu.Unlock()
-	return opError("close", "cq", cq.drv.Close())
+	return cq.drv.Close()
 }

@@ -2,6 +2,7 @@ package uverbs
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
 )
@@ -11,6 +12,44 @@ import (
 type Device struct {
 	k    kernel.Device
 	info kernel.DeviceInfo
+}
+
+// Devices lists the RDMA devices of this machine, ordered by name. The error
+// wraps [ErrNoDevice] where there is none, and says what to do about it; any
+// other error means that there may be devices which could not be listed.
+// Simulated devices are not on the list.
+func Devices() ([]*Device, error) {
+	found, err := kernel.Devices()
+	if err != nil || len(found) == 0 {
+		return nil, listError(err)
+	}
+	devices := make([]*Device, len(found))
+	for i, k := range found {
+		devices[i] = NewDevice(k)
+	}
+	return devices, nil
+}
+
+// DeviceByName returns the machine's RDMA device of that name, such as mlx5_0.
+// If there is no such device the error wraps [ErrNoDevice] and names those that
+// there are.
+func DeviceByName(name string) (*Device, error) {
+	devices, err := Devices()
+	if err != nil {
+		return nil, err
+	}
+	return pick(devices, name)
+}
+
+func pick(devices []*Device, name string) (*Device, error) {
+	names := make([]string, len(devices))
+	for i, d := range devices {
+		if d.Name() == name {
+			return d, nil
+		}
+		names[i] = d.String()
+	}
+	return nil, &Error{Op: "find", Object: "device " + name, Err: ErrNoDevice, Hint: "there are: " + strings.Join(names, ", ")}
 }
 
 // NewDevice wraps something that answers the uverbs ABI. It is for simulators

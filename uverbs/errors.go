@@ -30,7 +30,7 @@ func opError(op, object string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Op: op, Object: object, Err: err}
+	return &Error{Op: op, Object: object, Hint: hint(err), Err: err}
 }
 
 // Conditions that are not errnos.
@@ -41,6 +41,13 @@ var (
 	ErrNoProvider = errors.New("no provider for this driver")
 	// ErrClosed says that the object was closed before.
 	ErrClosed = errors.New("object is closed")
+	// ErrDeviceRemoved says that an event file ended because the device, or its
+	// driver, is gone. Close everything; nothing of the context works again.
+	ErrDeviceRemoved = errors.New("the device was removed")
+	// ErrPortDown says that the port is not active.
+	ErrPortDown = errors.New("port is not active")
+	// ErrNoGID says that no entry of the port's GID table can be used from here.
+	ErrNoGID = errors.New("no usable GID")
 	// ErrBadAnswer says that the kernel's answer contradicts itself.
 	ErrBadAnswer = errors.New("malformed answer of the kernel")
 )

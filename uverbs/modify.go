@@ -1,7 +1,9 @@
 package uverbs
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/rrppcc-go/rrppcc/internal/abi"
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
@@ -69,7 +71,8 @@ type QPAttr struct {
 }
 
 // Modify changes the attributes that mask names. A transition that the verbs
-// do not allow is EINVAL.
+// do not allow is EINVAL. On RoCE the kernel resolves the MAC address of
+// attr.AV.DGID, which can take a second if nobody answers (ETIMEDOUT).
 func (qp *QP) Modify(attr *QPAttr, mask QPAttrMask) error {
 	in := &abi.Ib_uverbs_modify_qp{
 		Qp_handle:          qp.handle,
@@ -99,12 +102,24 @@ func (qp *QP) Modify(attr *QPAttr, mask QPAttrMask) error {
 		}
 	}
 	c := qp.pd.ctx
+	qp.mu.Lock()
+	defer qp.mu.Unlock()
+	object := "qp"
+	if mask&AttrState != 0 {
+		object = fmt.Sprintf("qp (%s to %s)", qp.State(), attr.State)
+	}
+	if qp.closed {
+		return opError("modify", object, ErrClosed)
+	}
 	if err := c.writeCommand(abi.IB_USER_VERBS_CMD_MODIFY_QP, kernel.Bytes(in), nil).Run(c.file); err != nil {
-		object := "qp"
-		if mask&AttrState != 0 {
-			object = fmt.Sprintf("qp (%s to %s)", qp.State(), attr.State)
+		e := &Error{Op: "modify", Object: object, Hint: hint(err), Err: err}
+		switch {
+		case mask&AttrAV != 0 && errors.Is(err, syscall.ETIMEDOUT):
+			e.Hint = unreachableHint(attr.AV.DGID)
+		case mask&AttrQKey != 0 && attr.QKey>>31 != 0 && errors.Is(err, syscall.EPERM):
+			e.Hint = "a QKey with the top bit set needs CAP_NET_RAW"
 		}
-		return opError("modify", object, err)
+		return e
 	}
 	if mask&AttrState != 0 {
 		qp.state.Store(uint32(attr.State))
@@ -116,7 +131,12 @@ func (qp *QP) Modify(attr *QPAttr, mask QPAttrMask) error {
 // Query returns the QP's attributes as the device has them.
 func (qp *QP) Query() (*QPAttr, error) {
 	c := qp.pd.ctx
-	in := &abi.Ib_uverbs_query_qp{Qp_handle: qp.handle, Attr_mask: ^uint32(0) & (1<<21 - 1)}
+	qp.mu.Lock()
+	defer qp.mu.Unlock()
+	if qp.closed {
+		return nil, opError("query", "qp", ErrClosed)
+	}
+	in := &abi.Ib_uverbs_query_qp{Qp_handle: qp.handle, Attr_mask: 1<<21 - 1}
 	out := new(abi.Ib_uverbs_query_qp_resp)
 	if err := c.writeCommand(abi.IB_USER_VERBS_CMD_QUERY_QP, kernel.Bytes(in), kernel.Bytes(out)).Run(c.file); err != nil {
 		return nil, opError("query", "qp", err)

@@ -1,7 +1,7 @@
 package uverbs
 
 import (
-	"errors"
+	"math"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -30,6 +30,9 @@ func (pd *PD) RegisterMR(mem []byte, access AccessFlags) (*MR, error) {
 	if len(mem) == 0 {
 		return nil, opError("register", "mr", syscall.EINVAL)
 	}
+	if pd.closed.Load() {
+		return nil, &Error{Op: "register", Object: "mr", Err: ErrClosed, Hint: "the PD"}
+	}
 	addr := uint64(uintptr(unsafe.Pointer(&mem[0])))
 	in := &abi.Ib_uverbs_reg_mr{
 		Start:        addr,
@@ -42,11 +45,7 @@ func (pd *PD) RegisterMR(mem []byte, access AccessFlags) (*MR, error) {
 	err := pd.ctx.writeCommand(abi.IB_USER_VERBS_CMD_REG_MR, kernel.Bytes(in), kernel.Bytes(out)).Run(pd.ctx.file)
 	runtime.KeepAlive(mem)
 	if err != nil {
-		e := &Error{Op: "register", Object: "mr", Err: err}
-		if errors.Is(err, syscall.ENOMEM) {
-			e.Hint = memlockHint(len(mem))
-		}
-		return nil, e
+		return nil, &Error{Op: "register", Object: "mr", Hint: mrHint(err, len(mem), access), Err: err}
 	}
 	return &MR{pd: pd, mem: mem, handle: out.Mr_handle, lkey: out.Lkey, rkey: out.Rkey}, nil
 }
@@ -67,9 +66,13 @@ func (mr *MR) Bytes() []byte { return mr.mem }
 func (mr *MR) Len() int { return len(mr.mem) }
 
 // SGE returns the scatter/gather element for n bytes at offset off.
-// It panics if they are not within the region.
+// It panics if they are not within the region, or are more than the 32 bits of
+// an element's length can say.
 func (mr *MR) SGE(off, n int) SGE {
 	_ = mr.mem[off : off+n]
+	if uint64(n) > math.MaxUint32 {
+		panic("uverbs: scatter/gather element of 4 GiB or more")
+	}
 	return SGE{Addr: mr.Addr() + uint64(off), Length: uint32(n), LKey: mr.lkey}
 }
 

@@ -16,8 +16,9 @@ type Provider interface {
 	Name() string
 	// DriverID is the kernel's enum rdma_driver_id.
 	DriverID() uint32
-	// OpenContext issues GET_CONTEXT by way of c.GetContext and maps what the
-	// data path needs. On error it leaves nothing behind.
+	// OpenContext issues GET_CONTEXT by way of c.GetContext, by which alone the
+	// context becomes usable, and maps what the data path needs. On error it
+	// leaves nothing behind but the kernel's objects, which go with the file.
 	OpenContext(c *Context) (ContextDriver, error)
 }
 
@@ -48,6 +49,8 @@ type CQDriver interface {
 	Poll(wc []WC) (int, error)
 	Arm(solicitedOnly bool) error
 	// EventArrived notes that one completion event was read from the channel.
+	// The context's lock is held: it must not block, nor call the context. It
+	// is never called after Close.
 	EventArrived()
 	// Close frees the queue's memory; the kernel's object is gone already.
 	Close() error
@@ -62,6 +65,7 @@ type QPDriver interface {
 	PostRecv(wrs []RecvWR) (n int, err error)
 	// StateChanged tells that the kernel moved the QP to state. A move to
 	// QPStateReset empties the queues and removes the QP's entries from its CQs.
+	// The QP's lock is held: it must not call Modify, Query or Close.
 	StateChanged(state QPState)
 	// Close frees the queues' memory; the kernel's object is gone already.
 	Close() error

@@ -2,6 +2,7 @@ package uverbs
 
 import (
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -60,6 +61,9 @@ type QPCap struct {
 	MaxInline  uint32 // bytes
 }
 
+// maxQPN is the largest number that the 24 bits of a packet's header hold.
+const maxQPN = 1<<24 - 1
+
 // QPInitAttr is struct ibv_qp_init_attr. CreateQP writes the capacities that
 // the QP really has into Cap.
 type QPInitAttr struct {
@@ -81,7 +85,12 @@ type QP struct {
 	qpn    uint32
 	cap    QPCap
 	state  atomic.Uint32
-	closed atomic.Bool
+
+	// mu is held by Modify, Query and Close: states change in one order for
+	// the kernel, for State and for the driver, and no command names the
+	// handle after it may have become another object's.
+	mu     sync.Mutex
+	closed bool
 }
 
 // CreateQP creates a queue pair in state RESET.
@@ -89,6 +98,14 @@ func (pd *PD) CreateQP(attr *QPInitAttr) (*QP, error) {
 	c := pd.ctx
 	if attr.SendCQ == nil || attr.RecvCQ == nil {
 		return nil, &Error{Op: "create", Object: "qp", Err: syscall.EINVAL, Hint: "SendCQ and RecvCQ must be set"}
+	}
+	switch {
+	case attr.SendCQ.ctx != c || attr.RecvCQ.ctx != c:
+		return nil, &Error{Op: "create", Object: "qp", Err: syscall.EINVAL, Hint: "a CQ belongs to another context"}
+	case pd.closed.Load():
+		return nil, &Error{Op: "create", Object: "qp", Err: ErrClosed, Hint: "the PD"}
+	case attr.SendCQ.closed.Load() || attr.RecvCQ.closed.Load():
+		return nil, &Error{Op: "create", Object: "qp", Err: ErrClosed, Hint: "a CQ"}
 	}
 	qp := &QP{pd: pd, typ: attr.Type, user: c.userHandle()}
 	issued := false
@@ -118,6 +135,9 @@ func (pd *PD) CreateQP(attr *QPInitAttr) (*QP, error) {
 		issued = true
 		qp.handle = cmd.Handle(abi.UVERBS_ATTR_CREATE_QP_HANDLE)
 		qp.qpn = *qpn
+		if *qpn > maxQPN {
+			return QPCap{}, 0, fmt.Errorf("%w: QP number %#x", ErrBadAnswer, *qpn)
+		}
 		return QPCap{MaxSendWR: out.Max_send_wr, MaxRecvWR: out.Max_recv_wr,
 			MaxSendSGE: out.Max_send_sge, MaxRecvSGE: out.Max_recv_sge, MaxInline: out.Max_inline_data}, *qpn, nil
 	})
@@ -129,9 +149,11 @@ func (pd *PD) CreateQP(attr *QPInitAttr) (*QP, error) {
 	}
 	qp.drv = drv
 	qp.cap = attr.Cap
-	c.mu.Lock()
-	c.qps[qp.user] = qp
-	c.mu.Unlock()
+	if err := c.adopt(func() { c.qps[qp.user] = qp }); err != nil {
+		qp.destroy()
+		drv.Close()
+		return nil, opError("create", "qp", err)
+	}
 	return qp, nil
 }
 
@@ -177,16 +199,33 @@ func (qp *QP) destroy() error {
 // Close destroys the QP. Work requests that are still in its queues are
 // dropped without completion, and the device no longer touches their memory.
 func (qp *QP) Close() error {
-	if qp.closed.Swap(true) {
+	qp.mu.Lock()
+	defer qp.mu.Unlock()
+	if qp.closed {
 		return opError("close", "qp", ErrClosed)
 	}
 	if err := qp.destroy(); err != nil {
-		qp.closed.Store(false)
 		return opError("close", "qp", err)
 	}
+	return opError("close", "qp", qp.release())
+}
+
+// abandon frees the queues after the kernel has destroyed all of the context's
+// objects.
+func (qp *QP) abandon() error {
+	qp.mu.Lock()
+	defer qp.mu.Unlock()
+	if qp.closed {
+		return nil
+	}
+	return qp.release()
+}
+
+func (qp *QP) release() error {
+	qp.closed = true
 	c := qp.pd.ctx
 	c.mu.Lock()
 	delete(c.qps, qp.user)
 	c.mu.Unlock()
-	return opError("close", "qp", qp.drv.Close())
+	return qp.drv.Close()
 }
