@@ -295,8 +295,8 @@ func TestRNRWaitsForAReceive(t *testing.T) {
 		p.a.ring(p.qa)
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		wantCQEs(t, "before the receive", p.a.pollAll(p.qa.sendCQ))
-		p.b.recv(p.qb, dst.sge(32, 32))
+		wantCQEs(t, "before the receive", p.sent())
+		p.locked(func() { p.b.recv(p.qb, dst.sge(32, 32)) })
 		start := time.Now()
 		for len(p.sent()) < 2 {
 			time.Sleep(10 * time.Microsecond)
@@ -402,7 +402,7 @@ func TestPeerThatComesUpInTimeIsReached(t *testing.T) {
 		p.qb.attr.state = stateInit
 		dst := p.b.mr(64, accessLocalWrite|accessRemoteWrite)
 		p.a.send(p.qa, ctrl{op: opWrite, flags: ce}, segRAddr(dst.iova, dst.key), segInline([]byte("hello")))
-		p.qb.attr.state = stateRTR
+		p.locked(func() { p.qb.attr.state = stateRTR })
 		time.Sleep(ackTimeout(p.qa.attr.timeout))
 		synctest.Wait()
 		wantCQEs(t, "sender", p.sent(), got{op: cqeReq, bytes: 5})

@@ -136,7 +136,7 @@ type goldenFile struct {
 	Vectors []goldenVector
 }
 
-func loadGolden(t *testing.T, name string) *goldenFile {
+func loadGolden(t testing.TB, name string) *goldenFile {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("..", "..", "testdata", "golden", "mlx5", name+".json"))
 	if err != nil {

@@ -24,6 +24,13 @@ func newRig(t testing.TB) *rig {
 	return &rig{t: t, fab: NewFabric(), arena: &arenaDMA{base: arenaBase, mem: make([]byte, 1<<20)}, qpn: 0x1a3}
 }
 
+// locked runs f as the device would: a timer may be doing so at the same time.
+func (r *rig) locked(f func()) {
+	r.fab.mu.Lock()
+	defer r.fab.mu.Unlock()
+	f()
+}
+
 // alloc returns the address of n zeroed bytes on a page of their own.
 func (r *rig) alloc(n uint64) uint64 {
 	r.t.Helper()
@@ -144,6 +151,9 @@ func (n *node) qp(typ string, o qpOpts) *qp {
 
 // to sets q's state, with the hook that MODIFY_QP calls.
 func (q *qp) to(states ...uint8) {
+	fab := q.file.dev.fab
+	fab.mu.Lock()
+	defer fab.mu.Unlock()
 	for _, s := range states {
 		old := q.attr.state
 		q.attr.state = s
