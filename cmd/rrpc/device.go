@@ -1,0 +1,161 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+
+	_ "github.com/rrppcc-go/rrppcc/mlx5" // the provider for ConnectX
+	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
+	"github.com/rrppcc-go/rrppcc/uverbs"
+)
+
+// simulated is the --device that asks for the simulated ConnectX.
+const simulated = "sim"
+
+// deviceFlags choose device, port and GID.
+type deviceFlags struct {
+	name    string
+	port    uint
+	gid     int
+	verbose bool
+}
+
+func (f *deviceFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&f.name, "device", "", "RDMA device, such as mlx5_0; \"sim\" is the simulated ConnectX (default: the first real device that works, else sim)")
+	fs.UintVar(&f.port, "port", 1, "port of the device")
+	fs.IntVar(&f.gid, "gid-index", -1, "index of the port's GID (default: chosen automatically)")
+	fs.BoolVar(&f.verbose, "v", false, "log what is chosen and why")
+}
+
+// args gives the flags to another process.
+func (f *deviceFlags) args() []string {
+	args := []string{"--device", f.name, "--port", fmt.Sprint(f.port), "--gid-index", fmt.Sprint(f.gid)}
+	if f.verbose {
+		args = append(args, "-v")
+	}
+	return args
+}
+
+func (f *deviceFlags) check() error {
+	if f.port < 1 || f.port > 255 {
+		return fmt.Errorf("%w: port %d; the first is 1", errUsage, f.port)
+	}
+	return nil
+}
+
+func (f *deviceFlags) logger(w io.Writer) *slog.Logger {
+	if !f.verbose {
+		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelError}))
+	}
+	return slog.New(slog.NewTextHandler(w, nil))
+}
+
+// opened is a device in use.
+type opened struct {
+	ctx *uverbs.Context
+	sim *mlx5sim.Device // nil for a real device
+	gid uverbs.GIDEntry
+	why string // this device
+}
+
+func (o *opened) Close() error {
+	err := o.ctx.Close()
+	if o.sim != nil {
+		err = errors.Join(err, o.sim.Close())
+	}
+	return err
+}
+
+func (o *opened) String() string {
+	return fmt.Sprintf("%v, GID %v (%v, index %d)", o.ctx.Device(), o.gid.GID.Addr(), o.gid.Type, o.gid.Index)
+}
+
+// open opens the device that was asked for; without a name, the first real
+// device that works, else the simulated one. near is an address that the
+// simulated device should be reachable from.
+func (f *deviceFlags) open(near netip.Addr) (*opened, error) {
+	if f.name == simulated {
+		return f.openSim(near, "asked for")
+	}
+	if f.name != "" {
+		d, err := uverbs.DeviceByName(f.name)
+		if err != nil {
+			return nil, err
+		}
+		return f.openReal(d, "asked for")
+	}
+	list, err := uverbs.Devices()
+	if err != nil {
+		return f.openSim(near, err.Error())
+	}
+	if len(list) == 0 {
+		return f.openSim(near, "this machine has no RDMA device")
+	}
+	var reasons []string
+	for _, d := range list {
+		o, err := f.openReal(d, "the first device that works")
+		if err == nil {
+			return o, nil
+		}
+		reasons = append(reasons, err.Error())
+	}
+	return f.openSim(near, "no RDMA device of this machine works: "+strings.Join(reasons, "; "))
+}
+
+func (f *deviceFlags) openReal(d *uverbs.Device, why string) (*opened, error) {
+	c, err := d.Open()
+	if err != nil {
+		return nil, err
+	}
+	gid, _, err := c.ChooseGID(uint8(f.port), f.gid)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &opened{ctx: c, gid: gid, why: why}, nil
+}
+
+func (f *deviceFlags) openSim(near netip.Addr, why string) (*opened, error) {
+	var opts []mlx5sim.Option
+	if near.IsValid() && !near.IsLoopback() && !near.IsUnspecified() {
+		opts = append(opts, mlx5sim.WithAddr(near))
+	}
+	sim, err := mlx5sim.New(opts...)
+	if err != nil {
+		return nil, err
+	}
+	o, err := f.openReal(sim.Verbs(), why)
+	if err != nil {
+		sim.Close()
+		return nil, err
+	}
+	o.sim = sim
+	return o, nil
+}
+
+// addressOf returns the IP address in a URI "host:port", invalid if there is
+// none yet.
+func addressOf(uri string) netip.Addr {
+	host, _, err := net.SplitHostPort(uri)
+	if err != nil {
+		return netip.Addr{}
+	}
+	a, _ := netip.ParseAddr(host)
+	return a
+}
+
+// addressTowards returns the local address from which uri is reached.
+func addressTowards(uri string) netip.Addr {
+	c, err := net.Dial("udp", uri) // sends nothing
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+}
