@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -40,7 +41,8 @@ func startServer(ctx context.Context, f *helloFlags, stderr io.Writer) (*serverP
 	}
 	args := append([]string{"hello", "--serve", "127.0.0.1:0", "--until-eof"}, f.args()...)
 	cmd := exec.Command(self, args...)
-	cmd.Stderr = stderr
+	errs := &heldWriter{w: stderr}
+	cmd.Stderr = errs
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -65,8 +67,13 @@ func startServer(ctx context.Context, f *helloFlags, stderr io.Writer) (*serverP
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("server process: %w", err), s.stop())
+		serr := s.stop() // stderr is complete then
+		if why := errs.take(); why != "" {
+			return nil, fmt.Errorf("server process: %s", why)
+		}
+		return nil, errors.Join(fmt.Errorf("server process: %w", err), serr)
 	}
+	errs.release()
 	return s, nil
 }
 
@@ -101,4 +108,37 @@ func (s *serverProcess) stop() error {
 		<-s.ended
 		return fmt.Errorf("killed: it did not end within %v", stopTimeout)
 	}
+}
+
+// heldWriter holds what is written until release, and then passes it on.
+type heldWriter struct {
+	mu   sync.Mutex
+	w    io.Writer
+	held []byte
+	open bool
+}
+
+func (h *heldWriter) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.open {
+		return h.w.Write(p)
+	}
+	h.held = append(h.held, p...)
+	return len(p), nil
+}
+
+// release passes on what is held and all that follows.
+func (h *heldWriter) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.w.Write(h.held)
+	h.held, h.open = nil, true
+}
+
+// take returns what is held.
+func (h *heldWriter) take() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.TrimPrefix(strings.TrimSpace(string(h.held)), "rrpc: ")
 }
