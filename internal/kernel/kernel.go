@@ -50,22 +50,25 @@ type File interface {
 	Munmap(mem []byte) error
 
 	// Events takes ownership of an event descriptor that a command returned
-	// (a completion channel or the async event file).
+	// (a completion channel or the async event file); on error it is closed.
 	Events(fd int32) (EventFile, error)
 
-	// Close destroys all objects. Commands after it fail with EBADF.
+	// Close destroys all objects, after the commands that are under way have
+	// returned. Commands after it fail with EBADF. A kernel keeps the objects
+	// as long as one of the file's mappings remains: unmap first.
 	Close() error
 }
 
 // EventFile is a stream of event records.
 type EventFile interface {
-	// FD is the number by which commands name this file.
+	// FD is the number by which commands name this file, until Close.
 	FD() int32
 
 	// ReadEvent blocks until one record is there, and copies it to p. It
 	// returns ctx.Err() when ctx ends, fs.ErrClosed after Close, and a bare
-	// syscall.Errno where the kernel refuses. Several goroutines may wait;
-	// each record goes to one.
+	// syscall.Errno where the kernel refuses: EIO once the device is gone. A
+	// record that is there when ctx ends is returned or stays for the next
+	// reader. Several goroutines may wait; each record goes to one.
 	ReadEvent(ctx context.Context, p []byte) (int, error)
 
 	Close() error

@@ -135,7 +135,9 @@ var drivers = map[string]uint32{
 	"erdma":      abi.RDMA_DRIVER_ERDMA,
 }
 
-// driver tells the kernel driver's name and id. Id 0 means that sysfs does not
+// driver tells the kernel driver's name and id. The kernel itself says the id
+// over netlink only (RDMA_NLDEV_ATTR_UVERBS_DRIVER_ID, 73, new kernels); sysfs
+// shows what it follows from. A wrong id is EINVAL in every command. Id 0 means that sysfs does not
 // tell, and no provider will be found.
 func (t tree) driver(name string) (string, uint32) {
 	var driver string

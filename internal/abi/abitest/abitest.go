@@ -57,26 +57,35 @@ type item struct {
 func Run(t *testing.T, cfg Config) {
 	t.Helper()
 	cc := need(t, cfg.Headers)
-	items, problems, err := load(cfg)
+	problems, n, err := compare(cc, t.TempDir(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range problems {
 		t.Error(p)
 	}
-	got, err := compile(cc, t.TempDir(), cfg.Headers, items)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, it := range items {
-		if got[i] != it.want {
-			t.Errorf("%s: Go has %s, the headers have %s", it.name, it.want, got[i])
-		}
-	}
 	for name, reason := range cfg.Skip {
 		t.Logf("not compared: %s: %s", name, reason)
 	}
-	t.Logf("compared %d constants, sizes and offsets with %s", len(items), strings.Join(cfg.Headers, ", "))
+	t.Logf("compared %d constants, sizes and offsets with %s", n, strings.Join(cfg.Headers, ", "))
+}
+
+// compare returns what differs, and how many numbers were compared.
+func compare(cc, tmp string, cfg Config) (problems []string, n int, err error) {
+	items, problems, err := load(cfg)
+	if err != nil {
+		return nil, 0, err
+	}
+	got, err := compile(cc, tmp, cfg.Headers, items)
+	if err != nil {
+		return nil, 0, err
+	}
+	for i, it := range items {
+		if got[i] != it.want {
+			problems = append(problems, fmt.Sprintf("%s: Go has %s, the headers have %s", it.name, it.want, got[i]))
+		}
+	}
+	return problems, len(items), nil
 }
 
 // Eval returns the values of C integer constant expressions, as Run compares
