@@ -36,7 +36,7 @@ func Devices() ([]*Device, error) {
 func DeviceByName(name string) (*Device, error) {
 	devices, err := Devices()
 	if err != nil {
-		return nil, err
+		return nil, opError("find", "device "+name, err)
 	}
 	return pick(devices, name)
 }
