@@ -119,7 +119,7 @@ func (p *Pool) Alloc(n int) (Buf, error) {
 		if c.head == nil {
 			p.drain()
 		}
-		if b := c.head; b != nil && !p.closed {
+		if b := c.head; b != nil {
 			c.head, b.next = b.next, nil
 			c.count--
 			c.low = min(c.low, c.count)

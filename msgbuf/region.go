@@ -49,12 +49,12 @@ func newRegion(registrar Registrar, access Access, size int, whole bool) (r *reg
 	if err != nil {
 		return nil, noHuge, err
 	}
+	mappedBytes.Add(int64(size))
 	reg, err := registrar.Register(mem, access)
 	if err != nil {
-		_ = unmapMemory(mem)
+		_ = unmapRegion(mem)
 		return nil, noHuge, fmt.Errorf("register %d bytes: %w", size, err)
 	}
-	mappedBytes.Add(int64(size))
 	r = &region{mem: mem, reg: reg, lkey: reg.LKey(), whole: whole}
 	if access == RemoteRead {
 		r.rkey = reg.RKey()
@@ -76,11 +76,14 @@ func (r *region) close() error {
 	if err := r.reg.Close(); err != nil {
 		return fmt.Errorf("deregister %d bytes: %w", len(r.mem), err)
 	}
-	n := int64(len(r.mem))
-	err := unmapMemory(r.mem)
+	err := unmapRegion(r.mem)
 	r.mem = nil
-	mappedBytes.Add(-n)
 	return err
+}
+
+func unmapRegion(mem []byte) error {
+	mappedBytes.Add(-int64(len(mem)))
+	return unmapMemory(mem)
 }
 
 func (r *region) put(order, i int) {

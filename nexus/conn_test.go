@@ -386,6 +386,31 @@ func TestConnCloseIsBoundedWhenThePeerIsSilent(t *testing.T) {
 	})
 }
 
+func TestBothClosingAtOnceNeedsNoAcknowledgement(t *testing.T) {
+	virtual(t, func(t *testing.T, m *memNet) {
+		a, b := start(t, m, addrA), start(t, m, addrB)
+		s := serve(t, b, 7)
+		var d downs
+		c := connect(t, a, addrB, 7, &d)
+		m.set(func() {
+			m.filter = func(_, _ netip.AddrPort, p []byte) bool { return kind(p[5]) != kindDisconnectAck }
+		})
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for _, c := range []*Conn{c, s.conns[0]} {
+			wg.Go(func() {
+				if err := c.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(begin); took > 10*time.Millisecond || len(d.all())+len(s.ended()) != 0 {
+			t.Errorf("took %v, %v, %v", took, d.all(), s.ended())
+		}
+	})
+}
+
 func TestConnectionToOneself(t *testing.T) {
 	virtual(t, func(t *testing.T, m *memNet) {
 		a := start(t, m, addrA)

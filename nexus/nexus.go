@@ -96,6 +96,9 @@ func New(uri string, opts ...Option) (*Nexus, error) {
 	}
 	host, port, err := splitURI(uri)
 	if err != nil {
+		if n.conn != nil {
+			n.conn.Close()
+		}
 		return nil, err
 	}
 	if n.conn == nil {

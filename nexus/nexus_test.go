@@ -194,6 +194,64 @@ func TestOtherVersionsAreRefusedBothWays(t *testing.T) {
 	})
 }
 
+func TestServerMayAnswerFromAnotherAddress(t *testing.T) {
+	virtual(t, func(t *testing.T, m *memNet) {
+		a := start(t, m, addrA)
+		in, out := m.listen(addrB), m.listen("10.0.0.3:3000")
+		defer in.Close()
+		defer out.Close()
+		go func() {
+			buf := make([]byte, 2000)
+			n, from, err := in.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			msg, _ := decode(buf[:n])
+			_, _ = out.WriteToUDPAddrPort((&message{version: 1, kind: kindAccept, acceptor: true, from: 5, to: msg.from, id: msg.id}).encode(), from)
+		}()
+		c, _, err := a.Connect(t.Context(), addrB, 7, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Peer().Addr() != in.addr {
+			t.Errorf("the peer is taken to be at %v", c.Peer().Addr())
+		}
+	})
+}
+
+// brokenConn fails to read until it is closed.
+type brokenConn struct {
+	*memConn
+	reads int
+}
+
+func (c *brokenConn) ReadFromUDPAddrPort([]byte) (int, netip.AddrPort, error) {
+	c.reads++
+	select {
+	case <-c.done:
+		return 0, netip.AddrPort{}, net.ErrClosed
+	default:
+		return 0, netip.AddrPort{}, syscall.ECONNREFUSED
+	}
+}
+
+func TestReadErrorsNeitherEndNorSpinTheNexus(t *testing.T) {
+	virtual(t, func(t *testing.T, m *memNet) {
+		c := &brokenConn{memConn: m.listen(addrA)}
+		n, err := New(addrA, WithConn(c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		if c.reads < 50 || c.reads > 200 {
+			t.Errorf("%d reads in 10 s", c.reads)
+		}
+	})
+}
+
 func TestGarbageIsCountedAndHarmless(t *testing.T) {
 	virtual(t, func(t *testing.T, m *memNet) {
 		a, b := start(t, m, addrA), start(t, m, addrB)

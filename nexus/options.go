@@ -58,7 +58,7 @@ func WithLogger(l *slog.Logger) Option {
 }
 
 // WithConn makes the Nexus use c and not open a socket of its own. The Nexus
-// closes it.
+// closes it, also when New fails.
 func WithConn(c PacketConn) Option { return func(n *Nexus) { n.conn = c } }
 
 // WithHeartbeat sets how often a silent peer is pinged, and after how long a
