@@ -184,8 +184,12 @@ func TestCutCommandsChangeNothing(t *testing.T) {
 				}
 				return
 			}
-			// An answer may be cut, and what has a default may be missing.
+			// An answer may be cut, what has a default may be missing, and the
+			// driver's structs have grown over the years.
 			accepted++
+			if a := &c.Attrs[i]; what == "command" || what == "buffer" && a.Kind != "out" && a.Name != "UHW_IN" {
+				t.Errorf("#%d %s, %s %d cut to %d: accepted", c.Seq, c.Key, what, i, n)
+			}
 			if r.f.ready && !ready {
 				r.f.ready, r.f.uars, r.f.nextUAR, r.f.bfregs = false, nil, 0, nil
 			}
@@ -237,7 +241,7 @@ func TestCutCommandsChangeNothing(t *testing.T) {
 			}
 		}
 	})
-	if cuts < 5000 || accepted == 0 {
+	if cuts < 4000 || accepted == 0 {
 		t.Errorf("%d cuts, %d accepted", cuts, accepted)
 	}
 	t.Logf("%d cuts, %d accepted", cuts, accepted)

@@ -269,3 +269,5 @@ func (u *user) modify(h, mask uint32, state uint8, edit func(core []byte)) []byt
 	}
 	return writeCommand(26, u.in(attrCoreIn, b))
 }
+
+func gidOf(addr string) [16]byte { return netip.MustParseAddr(addr).As16() }

@@ -118,8 +118,8 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrGIDCount, kind: attrOut, min: 8, max: 8},
 		}, run: (*call).queryGIDTable},
 		objDevice<<16 | 6: {attrs: []attrSpec{ // QUERY_GID_ENTRY
-			{id: attrGIDPort, kind: attrIn, min: 4, max: 8},
-			{id: attrGIDIndex, kind: attrIn, min: 4, max: 8},
+			{id: attrGIDPort, kind: attrIn, min: 8, max: 8},
+			{id: attrGIDIndex, kind: attrIn, min: 8, max: 8},
 			{id: attrGIDEntryFlags, kind: attrIn, min: 4, max: 8},
 			{id: attrGIDEntry, kind: attrOut, min: 32},
 		}, run: (*call).queryGIDEntry},
