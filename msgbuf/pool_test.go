@@ -82,8 +82,11 @@ func TestAllocFreeDoesNotAllocate(t *testing.T) {
 }
 
 func TestKeysFollowTheRegionAndTheAccess(t *testing.T) {
-	p, _ := newTestPool(t, Local)
+	p, d := newTestPool(t, Local)
 	b := mustAlloc(t, p, 10)
+	if b.Registrar() != Registrar(d) || (Buf{}).Registrar() != nil {
+		t.Error("wrong registrar")
+	}
 	if b.LKey() != 1 || b.RKey() != 0 {
 		t.Errorf("local: keys %#x %#x", b.LKey(), b.RKey())
 	}
