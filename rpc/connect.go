@@ -50,7 +50,7 @@ func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Sessio
 		defer cancel()
 	}
 	s, err := ep.connect(ctx, uri, id)
-	if errors.Is(err, errStalePair) {
+	for try := 0; errors.Is(err, errStalePair) && try < maxStale; try++ {
 		s, err = ep.connect(ctx, uri, id)
 	}
 	var refused *nexus.RefusedError
@@ -63,8 +63,12 @@ func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Sessio
 	return s, nil
 }
 
-// errStalePair: the server does not know our pair any more.
-var errStalePair = errors.New("the server has restarted")
+// errStalePair: the pair that the session was to share is gone: the server does
+// not know it any more, or the Connect that made it was given up.
+var errStalePair = errors.New("the connection to share has ended")
+
+// maxStale bounds how often a Connect starts again for that.
+const maxStale = 3
 
 // newSession takes ring credits for a session and enters it.
 func (ep *Endpoint) newSession(s *Session) error {
@@ -153,8 +157,11 @@ func (ep *Endpoint) acquirePair(ctx context.Context, key pairKey) (p *pair, lead
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	if err == nil {
+	if err == nil && p.err != nil {
 		err = p.err
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			err = errStalePair // its maker's patience, not ours
+		}
 	}
 	return p, false, err
 }

@@ -43,10 +43,12 @@ type Endpoint struct {
 	maxSmall   int
 
 	// The loop's own.
-	now      int64
-	timer    *time.Timer
-	opSpare  []op
-	recycled []*Request // for Enqueue
+	now       int64
+	fresh     bool  // now was read in this round, or since the last one
+	collected int64 // when memory was given back last
+	timer     *time.Timer
+	opSpare   []op
+	recycled  []*Request // for Enqueue
 
 	owned      atomic.Bool
 	runners    atomic.Int32 // Runs, waiting ones included

@@ -92,7 +92,7 @@ func (ep *Endpoint) clock() int64 { return int64(time.Since(ep.epoch)) }
 // poll does one round of the loop and returns how much there was to do. The
 // caller owns the endpoint.
 func (ep *Endpoint) poll() int {
-	ep.now = ep.clock()
+	ep.now, ep.fresh = ep.clock(), true
 	n := ep.runOps()
 	m, err := ep.t.Poll(ep.e, ep.now)
 	ep.e.Tick(ep.now)
@@ -105,6 +105,7 @@ func (ep *Endpoint) poll() int {
 	if ep.t.NeedsCare() {
 		ep.carePeers()
 	}
+	ep.fresh = false
 	return n + m
 }
 
@@ -209,10 +210,18 @@ func (ep *Endpoint) drive(stop *atomic.Bool) {
 
 func (ep *Endpoint) stopped() bool { return ep.stop.Load() }
 
+// collectEvery is how often a loop that goes to sleep lets its pools give
+// memory back.
+const collectEvery = time.Second
+
 // sleep parks the owner until a completion, a submission, a timer or a wake-up.
 // Arming does not tell of completions that are there already, and a submission
 // may have come before asleep was set: so both are looked at once more.
 func (ep *Endpoint) sleep(stop *atomic.Bool) {
+	if ep.now-ep.collected > int64(collectEvery) {
+		ep.collected = ep.now
+		ep.mem.collect()
+	}
 	ep.asleep.Store(true)
 	defer ep.asleep.Store(false)
 	if err := ep.t.Arm(); err != nil {
@@ -275,7 +284,7 @@ func (ep *Endpoint) wait(ctx context.Context, done <-chan struct{}, over *atomic
 	ep.waiters.Add(1)
 	defer ep.waiters.Add(-1)
 	for {
-		if ep.runners.Load() == 0 && !over.Load() && ep.tryOwn() {
+		if ep.runners.Load() == 0 && !over.Load() && !ep.stopped() && ep.tryOwn() {
 			if stop == nil && ctx.Done() != nil {
 				stop = new(atomic.Bool)
 				defer context.AfterFunc(ctx, func() {

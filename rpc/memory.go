@@ -33,3 +33,11 @@ func newPools(r *registrar, opts ...msgbuf.Option) pools {
 		sharedLarge: msgbuf.NewSharedPool(r, msgbuf.RemoteRead, opts...),
 	}
 }
+
+// collect gives memory back that was not needed lately. The caller is the loop.
+func (p *pools) collect() {
+	p.small.Collect()
+	p.large.Collect()
+	p.sharedSmall.Collect()
+	p.sharedLarge.Collect()
+}

@@ -100,7 +100,9 @@ func (s *Session) Enqueue(reqType uint8, req, resp msgbuf.Buf, tag uint64, fn fu
 	} else {
 		r = new(Request)
 	}
-	// The deadline counts from the loop's last round: no clock is read here.
+	if !ep.fresh { // the first since the last round: one clock read per burst
+		ep.now, ep.fresh = ep.clock(), true
+	}
 	r.prepare(s, reqType, req, resp, ep.now+int64(ep.opt.timeout))
 	r.fn, r.tag = fn, tag
 	s.es.Start(ep.now, &r.call)
