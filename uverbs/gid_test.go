@@ -181,6 +181,9 @@ func TestGIDTableThatContradictsItselfIsRefused(t *testing.T) {
 		},
 	} {
 		k := newFakeKernel()
+		for i := len(k.gids); i < maxTable; i++ { // a full table, so that one more is beyond it
+			k.gids = append(k.gids, roce(i, GIDTypeRoCEv2, 7, "10.0.0.5"))
+		}
 		c := open(t, k)
 		k.garble = garble
 		if _, err := c.QueryGIDTable(); !errors.Is(err, ErrBadAnswer) {

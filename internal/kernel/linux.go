@@ -138,6 +138,8 @@ type eventFile struct {
 	turn chan struct{} // full while a waiter is in Read, which alone sets deadlines
 	done chan struct{} // closed by Close
 	once sync.Once
+
+	setDeadline func(time.Time) error // f.SetReadDeadline; a test delays it
 }
 
 // newEventFile takes ownership of fd, in the error case too.
@@ -156,7 +158,8 @@ func newEventFile(fd int) (*eventFile, error) {
 		f.Close()
 		return nil, fmt.Errorf("%w: the event file cannot be polled", syscall.EPERM)
 	}
-	return &eventFile{f: f, fd: int32(fd), turn: make(chan struct{}, 1), done: make(chan struct{})}, nil
+	return &eventFile{f: f, fd: int32(fd), turn: make(chan struct{}, 1), done: make(chan struct{}),
+		setDeadline: f.SetReadDeadline}, nil
 }
 
 func (e *eventFile) FD() int32 { return e.fd }
@@ -185,7 +188,7 @@ func (e *eventFile) ReadEvent(ctx context.Context, p []byte) (int, error) {
 	}
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		e.f.SetReadDeadline(past)
+		e.setDeadline(past)
 		close(fired)
 	})
 	n, err := e.read(p)
@@ -193,7 +196,7 @@ func (e *eventFile) ReadEvent(ctx context.Context, p []byte) (int, error) {
 		// The deadline has been set, or is about to be. Take it back before
 		// the next waiter's turn.
 		<-fired
-		e.f.SetReadDeadline(time.Time{})
+		e.setDeadline(time.Time{})
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return 0, ctx.Err()

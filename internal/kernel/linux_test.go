@@ -53,8 +53,10 @@ func TestOpenNamesTheNodeAndKeepsTheErrno(t *testing.T) {
 	if _, err := standIn(t, file, "1:3").Open(); !errors.Is(err, ErrWrongNode) {
 		t.Errorf("a regular file: %v", err)
 	}
-	if _, err := standIn(t, "/dev/null", "231:192").Open(); !errors.Is(err, ErrWrongNode) || !strings.Contains(err.Error(), "231:192") {
-		t.Errorf("another device: %v", err)
+	for _, number := range []string{"231:192", "231:3", "1:192"} { // /dev/null is 1:3
+		if _, err := standIn(t, "/dev/null", number).Open(); !errors.Is(err, ErrWrongNode) || !strings.Contains(err.Error(), number) {
+			t.Errorf("another device, %s: %v", number, err)
+		}
 	}
 }
 
@@ -269,6 +271,49 @@ func TestCancelledWaiterDoesNotDisturbTheOthers(t *testing.T) {
 	}
 }
 
+// A context ends, and before its deadline is set a record ends the Read: the
+// late deadline must not hit the next reader.
+func TestLateDeadlineOfEndedContextIsTakenBack(t *testing.T) {
+	e, fd := packets(t)
+	defer unix.Close(fd)
+	defer e.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	returned, set := make(chan struct{}), make(chan struct{})
+	e.setDeadline = func(at time.Time) error {
+		if !at.Equal(past) {
+			return e.f.SetReadDeadline(at)
+		}
+		send(t, fd, "record 1")
+		// Give a reader that does not wait for this every chance to return.
+		for range 10000 {
+			select {
+			case <-returned:
+			default:
+				runtime.Gosched()
+			}
+		}
+		defer close(set)
+		return e.f.SetReadDeadline(at)
+	}
+	go func() {
+		defer close(returned)
+		// If the deadline wins after all, the record stays for the next reader.
+		if n, err := e.ReadEvent(ctx, make([]byte, 8)); (n != 8 || err != nil) && err != context.Canceled {
+			t.Errorf("first reader: %d, %v", n, err)
+		}
+	}()
+	for len(e.turn) == 0 { // until the reader has its turn
+		runtime.Gosched()
+	}
+	cancel()
+	<-returned
+	<-set
+	send(t, fd, "record 2")
+	if n, err := e.ReadEvent(t.Context(), make([]byte, 8)); n != 8 || err != nil {
+		t.Errorf("next reader: %d, %v", n, err)
+	}
+}
+
 func TestReadEventEndsWithItsDeadline(t *testing.T) {
 	e, fd := packets(t)
 	defer unix.Close(fd)
@@ -357,6 +402,10 @@ func TestFileThatCannotBePolledIsRefusedAndClosed(t *testing.T) {
 	}
 	if _, err := newEventFile(fd); !errors.Is(err, syscall.EPERM) {
 		t.Errorf("%v, want EPERM", err)
+	}
+	// At once, not when the collector finds the os.File.
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != syscall.EBADF {
+		t.Errorf("the descriptor is still open: %v", err)
 	}
 	if _, err := newEventFile(1 << 20); err != syscall.EBADF {
 		t.Errorf("no such descriptor: %v", err)
