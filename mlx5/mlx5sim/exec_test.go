@@ -316,12 +316,56 @@ func TestRCLoopbackToItself(t *testing.T) {
 	wantCQEs(t, "sender", n.pollAll(q.sendCQ), got{op: cqeReq, bytes: 4})
 	wantCQEs(t, "receiver", n.pollAll(q.recvCQ), got{op: cqeRespSend, bytes: 4})
 
-	// Both roles fail at once: one error each, and the QP ends in ERR.
+	// Both roles fail at once: the receive with its error, all else flushed.
 	n.recv(q, dst.sge(0, 2))
-	n.send(q, ctrl{op: opSend, flags: ce}, segInline([]byte("too long")))
+	for range 3 {
+		n.put(q, ctrl{op: opSend, flags: ce}, segInline([]byte("too long")))
+	}
+	n.ring(q)
 	wantCQEs(t, "receiver", n.pollAll(q.recvCQ), got{op: cqeRespErr, index: 1, syn: synLocalLen})
-	wantCQEs(t, "sender", n.pollAll(q.sendCQ), got{op: cqeReqErr, index: 1, syn: synFlush})
-	if q.attr.state != stateErr {
-		t.Errorf("state %d", q.attr.state)
+	wantCQEs(t, "sender", n.pollAll(q.sendCQ), got{op: cqeReqErr, index: 1, syn: synFlush},
+		got{op: cqeReqErr, index: 2, syn: synFlush}, got{op: cqeReqErr, index: 3, syn: synFlush})
+	if q.attr.state != stateErr || q.sq.ci != q.sq.pi || q.sq.next != q.sq.pi {
+		t.Errorf("state %d, ci %d next %d pi %d", q.attr.state, q.sq.ci, q.sq.next, q.sq.pi)
+	}
+}
+
+// TestOverrunByThePeerTakesBothQPsDown lets a receive completion overrun a CQ
+// that the sender uses too, in the middle of a list.
+func TestOverrunByThePeerTakesBothQPsDown(t *testing.T) {
+	for _, typ := range []string{"RC", "UD"} {
+		r := newRig(t)
+		n := r.node(r.device("10.0.0.1"))
+		shared, own := n.cq(2), n.cq(64)
+		qa := n.qp(typ, qpOpts{sendCQ: own, recvCQ: shared})
+		qb := n.qp(typ, qpOpts{sendCQ: own, recvCQ: shared})
+		segs := [][]byte{segInline([]byte("x"))}
+		if typ == "UD" {
+			qa.to(stateInit, stateRTR, stateRTS)
+			qb.to(stateInit, stateRTR, stateRTS)
+			segs = [][]byte{segAV(n.d.gids[0].gid, qb.qpn, qb.attr.qkey), segs[0]}
+		} else {
+			connect(qa, qb)
+		}
+		dst := n.mr(64, accessLocalWrite)
+		for range 5 {
+			n.recv(qb, dst.sge(0, 64))
+			n.put(qa, ctrl{op: opSend, flags: ce}, segs...)
+		}
+		n.ring(qa)
+		all := n.pollAll(own)
+		if len(all) != 5 {
+			t.Fatalf("%s: CQEs %+v, want 5", typ, all)
+		}
+		for i, g := range all {
+			if want := map[bool]syndrome{true: synOK, false: synFlush}[i < 2]; g.syn != want {
+				t.Errorf("%s: send %d: %v, want %v", typ, i, g.syn, want)
+			}
+		}
+		for _, q := range []*qp{qa, qb} {
+			if q.attr.state != stateErr || q.sq.ci != q.sq.pi || q.sq.next != q.sq.pi || q.rq.ci != q.rq.pi {
+				t.Errorf("%s: QP in state %d, SQ %+v, RQ %+v", typ, q.attr.state, q.sq, q.rq)
+			}
+		}
 	}
 }

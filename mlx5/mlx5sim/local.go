@@ -133,6 +133,9 @@ func (q *qp) executeRC(op *sendOp, to *Device) bool {
 	case opRead:
 		st = q.rcRead(op, r, own)
 	}
+	if q.attr.state != stateRTS {
+		return false // what failed at the responder took q along: op is flushed
+	}
 	if st.rnr {
 		to.stats.RNRNaks++
 		return q.notReady(op, r)
