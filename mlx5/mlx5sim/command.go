@@ -114,7 +114,7 @@ func (f *file) ioctl(cmd []byte) error {
 	if le.Uint32(cmd[16:]) != driverMLX5 {
 		return syscall.EINVAL
 	}
-	m := methods[uint32(le.Uint16(cmd[2:]))<<16|uint32(le.Uint16(cmd[4:]))]
+	m := methods[methodID{le.Uint16(cmd[2:]), le.Uint16(cmd[4:])}]
 	if m == nil {
 		return syscall.EPROTONOSUPPORT
 	}

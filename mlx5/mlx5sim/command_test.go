@@ -191,7 +191,7 @@ func TestCutCommandsChangeNothing(t *testing.T) {
 				t.Errorf("#%d %s, %s %d cut to %d: accepted", c.Seq, c.Key, what, i, n)
 			}
 			if r.f.ready && !ready {
-				r.f.ready, r.f.uars, r.f.nextUAR, r.f.bfregs = false, nil, 0, nil
+				r.f.ready, r.f.uars, r.f.bfregs = false, nil, nil
 			}
 			for h := range r.f.handles {
 				if handles[h] == nil {
@@ -283,7 +283,7 @@ func FuzzIoctl(f *testing.F) {
 			if _, ok := err.(syscall.Errno); !ok {
 				t.Errorf("%v is no bare errno", err)
 			}
-			destroy := len(cmd) >= hdrBytes && methods[uint32(le.Uint16(cmd[2:]))<<16|uint32(le.Uint16(cmd[4:]))].destroys()
+			destroy := len(cmd) >= hdrBytes && methods[methodID{le.Uint16(cmd[2:]), le.Uint16(cmd[4:])}].destroys()
 			if after := r.snapshot(); after != before && !destroy {
 				t.Errorf("%v, but %v became %v", err, before, after)
 			}

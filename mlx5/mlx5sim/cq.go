@@ -135,8 +135,6 @@ func (c *call) destroyedCQ() error {
 	if q.channel != nil {
 		le.PutUint32(resp[0:], q.channel.takeBack(&q.compEvents))
 	}
-	if async := c.f.async; async != nil {
-		le.PutUint32(resp[4:], async.takeBack(&q.asyncEvents))
-	}
+	le.PutUint32(resp[4:], c.f.takeBackAsync(&q.asyncEvents))
 	return c.put(attrDestroyResp, resp[:])
 }

@@ -59,7 +59,7 @@ func New(opts ...Option) (*Device, error) {
 			return d, nil
 		}
 	}
-	return nil, fmt.Errorf("no free loopback address found; give one with WithAddr, or stay within the process with InProcess: %w", last)
+	return nil, fmt.Errorf("mlx5sim: no free loopback address found; give one with WithAddr, or stay within the process with InProcess: %w", last)
 }
 
 func newDevice(o options, addr netip.Addr) *Device {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,6 +50,44 @@ func TestAddressesAreUniqueInAFabric(t *testing.T) {
 			t.Errorf("default address %s", d.Addr())
 		}
 		seen[d.Addr()] = true
+	}
+}
+
+// TestNewBindsALinkOfItsOwn stands for two processes: two fabrics.
+func TestNewBindsALinkOfItsOwn(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has all of 127.0.0.0/8")
+	}
+	a, err := New(WithFabric(NewFabric()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := New(WithFabric(NewFabric()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if a.link == nil || b.link == nil || a.Addr() == b.Addr() {
+		t.Errorf("addresses %s and %s, links %v and %v", a.Addr(), b.Addr(), a.link, b.link)
+	}
+	if _, err := New(WithFabric(NewFabric()), WithAddr(a.Addr())); err == nil {
+		t.Error("a second link on one address")
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := New(WithFabric(NewFabric()), WithAddr(a.Addr()))
+	if err != nil {
+		t.Fatalf("the address of a closed device: %v", err)
+	}
+	again.Close()
+	fab := NewFabric()
+	if _, err := New(WithFabric(fab), WithAddr(netip.MustParseAddr("192.0.2.1"))); err == nil {
+		t.Error("a link on an address that this machine does not have")
+	}
+	if len(fab.byGID) != 0 {
+		t.Error("a device that could not start is in the fabric")
 	}
 }
 

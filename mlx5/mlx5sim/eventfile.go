@@ -220,6 +220,15 @@ func (f *file) raise(element uint64, typ uint32, count *uint32) {
 	}
 }
 
+// takeBackAsync removes the unread async events of an object that is gone, and
+// returns how many it has had reported. Caller holds fab.mu.
+func (f *file) takeBackAsync(count *uint32) uint32 {
+	if f.async == nil {
+		return *count // the file that they were read from is closed
+	}
+	return f.async.takeBack(count)
+}
+
 // asyncEvent reports typ about the CQ. Caller holds fab.mu.
 func (c *cq) asyncEvent(typ uint32) { c.file.raise(c.user, typ, &c.asyncEvents) }
 

@@ -1,7 +1,5 @@
 package mlx5sim
 
-import "net/netip"
-
 // NewFabric returns an empty fabric. Put devices in it with [WithFabric].
 func NewFabric() *Fabric { return &Fabric{byGID: make(map[[16]byte]*Device)} }
 
@@ -28,10 +26,4 @@ func (fab *Fabric) leave(d *Device) {
 			delete(fab.byGID, g.gid)
 		}
 	}
-}
-
-func (fab *Fabric) taken(a netip.Addr) bool {
-	fab.mu.Lock()
-	defer fab.mu.Unlock()
-	return fab.byGID[a.As16()] != nil
 }

@@ -93,43 +93,46 @@ func destroyer(id uint16, find func(*file, uint64) (object, error)) *method {
 	return &method{attrs: []attrSpec{{id: id, kind: attrObject, find: find}}, destroy: true, run: nothing}
 }
 
-// methods holds the schema of every method, by object<<16 | method.
-var methods map[uint32]*method
+// methodID names a method: object and method of the command's header.
+type methodID struct{ object, method uint16 }
+
+// methods holds the schema of every method.
+var methods map[methodID]*method
 
 func init() { // not a composite literal: its functions refer to methods
-	methods = map[uint32]*method{
-		objDevice<<16 | 0: {attrs: []attrSpec{ // INVOKE_WRITE
+	methods = map[methodID]*method{
+		{objDevice, 0}: {attrs: []attrSpec{ // INVOKE_WRITE
 			{id: attrCoreIn, kind: attrIn, optional: true},
 			{id: attrCoreOut, kind: attrOut, optional: true},
 			{id: attrWriteCmd, kind: attrIn, min: 8, max: 8},
 		}, early: true, udata: true, run: (*call).invokeWrite},
-		objDevice<<16 | 2: {attrs: []attrSpec{ // QUERY_PORT
+		{objDevice, 2}: {attrs: []attrSpec{ // QUERY_PORT
 			{id: attrPortNum, kind: attrIn, min: 8, max: 8},
 			{id: attrPortResp, kind: attrOut, min: 48},
 		}, run: (*call).queryPort},
-		objDevice<<16 | 3: {attrs: []attrSpec{ // GET_CONTEXT
+		{objDevice, 3}: {attrs: []attrSpec{ // GET_CONTEXT
 			{id: attrCtxVectors, kind: attrOut, min: 4, max: 4, optional: true},
 			{id: attrCtxSupport, kind: attrOut, min: 8, max: 8, optional: true},
 		}, early: true, udata: true, run: (*call).getContext},
-		objDevice<<16 | 5: {attrs: []attrSpec{ // QUERY_GID_TABLE
+		{objDevice, 5}: {attrs: []attrSpec{ // QUERY_GID_TABLE
 			{id: attrGIDEntrySize, kind: attrIn, min: 8, max: 8},
 			{id: attrGIDFlags, kind: attrIn, min: 4, max: 8, optional: true},
 			{id: attrGIDEntries, kind: attrOut},
 			{id: attrGIDCount, kind: attrOut, min: 8, max: 8},
 		}, run: (*call).queryGIDTable},
-		objDevice<<16 | 6: {attrs: []attrSpec{ // QUERY_GID_ENTRY
+		{objDevice, 6}: {attrs: []attrSpec{ // QUERY_GID_ENTRY
 			{id: attrGIDPort, kind: attrIn, min: 8, max: 8},
 			{id: attrGIDIndex, kind: attrIn, min: 8, max: 8},
 			{id: attrGIDEntryFlags, kind: attrIn, min: 4, max: 8},
 			{id: attrGIDEntry, kind: attrOut, min: 32},
 		}, run: (*call).queryGIDEntry},
 
-		objAsync<<16 | 0: {attrs: []attrSpec{{id: attrAsyncFD, kind: attrNewFD}}, run: (*call).asyncEventAlloc},
+		{objAsync, 0}: {attrs: []attrSpec{{id: attrAsyncFD, kind: attrNewFD}}, run: (*call).asyncEventAlloc},
 
-		objPD<<16 | 0: destroyer(0, found[*pd]),
-		objAH<<16 | 0: destroyer(0, found[*ah]),
-		objMR<<16 | 1: destroyer(0, found[*mr]),
-		objMR<<16 | 3: {attrs: []attrSpec{ // QUERY_MR
+		{objPD, 0}: destroyer(0, found[*pd]),
+		{objAH, 0}: destroyer(0, found[*ah]),
+		{objMR, 1}: destroyer(0, found[*mr]),
+		{objMR, 3}: {attrs: []attrSpec{ // QUERY_MR
 			{id: 0, kind: attrObject, find: found[*mr]},
 			{id: attrQueryMRLKey, kind: attrOut, min: 4, max: 4},
 			{id: attrQueryMRRKey, kind: attrOut, min: 4, max: 4},
@@ -137,7 +140,7 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrQueryMRIOVA, kind: attrOut, min: 8, max: 8, optional: true},
 		}, run: (*call).queryMR},
 
-		objCQ<<16 | 0: {attrs: []attrSpec{
+		{objCQ, 0}: {attrs: []attrSpec{
 			{id: attrCQHandle, kind: attrNew},
 			{id: attrCQCQE, kind: attrIn, min: 4, max: 4},
 			{id: attrCQUser, kind: attrIn, min: 8, max: 8},
@@ -147,12 +150,12 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrCQRespCQE, kind: attrOut, min: 4, max: 4},
 			{id: attrCQEventFD, kind: attrFD, async: true, optional: true},
 		}, udata: true, run: (*call).createCQ},
-		objCQ<<16 | 1: {attrs: []attrSpec{
+		{objCQ, 1}: {attrs: []attrSpec{
 			{id: 0, kind: attrObject, find: found[*cq]},
 			{id: attrDestroyResp, kind: attrOut, min: 8},
 		}, destroy: true, run: (*call).destroyedCQ},
 
-		objQP<<16 | 0: {attrs: []attrSpec{
+		{objQP, 0}: {attrs: []attrSpec{
 			{id: attrQPHandle, kind: attrNew},
 			{id: attrQPXRCD, kind: attrObject, find: absent, optional: true},
 			{id: attrQPPD, kind: attrObject, find: found[*pd], optional: true},
@@ -169,23 +172,23 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrQPRespCap, kind: attrOut, min: 20},
 			{id: attrQPRespQPN, kind: attrOut, min: 4, max: 4},
 		}, udata: true, run: (*call).createQP},
-		objQP<<16 | 1: {attrs: []attrSpec{
+		{objQP, 1}: {attrs: []attrSpec{
 			{id: 0, kind: attrObject, find: found[*qp]},
 			{id: attrDestroyResp, kind: attrOut, min: 4},
 		}, destroy: true, run: (*call).destroyedQP},
 
-		objDEVX<<16 | 0x1000: {attrs: []attrSpec{ // DEVX_OTHER
+		{objDEVX, 0x1000}: {attrs: []attrSpec{ // DEVX_OTHER
 			{id: attrDEVXIn, kind: attrIn, min: 16},
 			{id: attrDEVXOut, kind: attrOut, min: 16},
 		}, run: func(*call) error { return syscall.EOPNOTSUPP }},
-		objUAR<<16 | 0x1000: {attrs: []attrSpec{
+		{objUAR, 0x1000}: {attrs: []attrSpec{
 			{id: attrUARHandle, kind: attrNew},
 			{id: attrUARType, kind: attrIn, min: 8, max: 8},
 			{id: attrUAROffset, kind: attrOut, min: 8, max: 8},
 			{id: attrUARLength, kind: attrOut, min: 4, max: 4},
 			{id: attrUARPageID, kind: attrOut, min: 4, max: 4},
 		}, run: (*call).allocUAR},
-		objUAR<<16 | 0x1001: destroyer(attrUARHandle, found[*uar]),
+		{objUAR, 0x1001}: destroyer(attrUARHandle, found[*uar]),
 	}
 }
 

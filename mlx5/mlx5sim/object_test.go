@@ -397,3 +397,32 @@ func TestUARMappingOutlivesItsObjectUntilMunmap(t *testing.T) {
 		t.Errorf("third Munmap: %v", err)
 	}
 }
+
+func TestUARSlotsAreReused(t *testing.T) {
+	u := newUser(t)
+	u.getContext()
+	var mapped []byte
+	for i := range maxUARs + 10 {
+		u.top = userBase
+		h, _ := u.allocUAR()
+		if i == 3 {
+			var err error
+			if mapped, err = u.f.Mmap(0x900000, pageSize, 2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		u.must(destroyCmd(u, objUAR, h))
+	}
+	offset := u.out(attrUAROffset, 8)
+	u.must(command(objUAR, 0x1000, newID(attrUARHandle), in64(attrUARType, uarTypeNC), offset, u.out(attrUARLength, 4), u.out(attrUARPageID, 4)))
+	if got := le.Uint64(u.at(offset.data, 8)); got != 0x901000 {
+		t.Errorf("offset %#x, want the slot behind the one that is still mapped", got)
+	}
+	if err := u.f.Munmap(mapped); err != nil {
+		t.Fatal(err)
+	}
+	f := &file{dynUAR: true}
+	if got := f.slotOffset(0x123); got != (1<<16|9<<8|0x23)*pageSize {
+		t.Errorf("slot 0x123 has offset %#x", got)
+	}
+}

@@ -184,11 +184,7 @@ func (q *qp) decodeUHW(in []byte, n int) error {
 // destroyedQP answers UVERBS_METHOD_QP_DESTROY after the QP is gone.
 func (c *call) destroyedQP() error {
 	q := c.objects[0].(*qp)
-	var n uint32
-	if async := c.f.async; async != nil {
-		n = async.takeBack(&q.asyncEvents)
-	}
-	return c.putU32(attrDestroyResp, n)
+	return c.putU32(attrDestroyResp, c.f.takeBackAsync(&q.asyncEvents))
 }
 
 // queryQP answers QUERY_QP: struct ib_uverbs_query_qp_resp.

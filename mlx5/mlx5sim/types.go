@@ -71,7 +71,6 @@ type file struct {
 	dynUAR     bool     // UARs are objects; else bfregs is the static table
 	bfregs     []uint32 // QPs per static BlueFlame register
 	lowLatency int      // registers at the end of bfregs that serve one QP each
-	nextUAR    uint32   // mapping slots handed out
 }
 
 // object is anything that a handle names: *pd, *mr, *cq, *qp, *ah, *uar.

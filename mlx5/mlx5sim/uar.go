@@ -18,7 +18,7 @@ const (
 
 	invalidBFReg = 1 << 31 // MLX5_IB_INVALID_BFREG
 
-	maxUARs = 1 << 16
+	maxUARs = 4096 // of one file; BAR space ends somewhere too
 )
 
 func (u *uar) busy() bool { return u.refs > 0 }
@@ -28,22 +28,30 @@ func (u *uar) destroy() {
 	u.file.reap(u)
 }
 
-// newUAR adds a UAR page to f: a static one, whose mapping offset is its
-// position, or one that becomes an object. Caller holds fab.mu.
+// newUAR adds a UAR page to f, a static one or one that becomes an object, in
+// the lowest free mapping slot. Caller holds fab.mu.
 func (f *file) newUAR() *uar {
 	d := f.dev
 	u := &uar{file: f, index: d.nextUAR}
 	d.nextUAR++
-	slot := int64(f.nextUAR)
-	f.nextUAR++
-	if f.dynUAR {
-		// The low byte of the slot, the command, the rest of the slot.
-		u.offset = (slot>>8<<16 | mmapUARObjects<<8 | slot&0xff) * pageSize
-	} else {
-		u.offset = (slot>>8<<16 | slot&0xff) * pageSize
+	for slot := int64(0); ; slot++ {
+		u.offset = f.slotOffset(slot)
+		if !slices.ContainsFunc(f.uars, func(v *uar) bool { return v.offset == u.offset }) {
+			break
+		}
 	}
 	f.uars = append(f.uars, u)
 	return u
+}
+
+// slotOffset is the mapping offset of UAR page slot of f, as mlx5_ib forms it:
+// the low byte of the slot, the command, the rest of the slot.
+func (f *file) slotOffset(slot int64) int64 {
+	command := int64(mmapRegularPage)
+	if f.dynUAR {
+		command = mmapUARObjects
+	}
+	return (slot>>8<<16 | command<<8 | slot&0xff) * pageSize
 }
 
 // reap frees a dead UAR's page once nothing maps it.
@@ -70,7 +78,7 @@ func (c *call) allocUAR() error {
 	if !f.dynUAR {
 		return syscall.EOPNOTSUPP // the library did not say that it knows them
 	}
-	if f.nextUAR >= maxUARs {
+	if len(f.uars) >= maxUARs {
 		return syscall.ENOMEM
 	}
 	u := f.newUAR()
