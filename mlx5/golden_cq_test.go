@@ -71,9 +71,6 @@ func (v *goldenPoll) absent(q *qp) string {
 	if strings.Contains(v.QP, "srq") {
 		return "no SRQs"
 	}
-	if q == nil {
-		return "unknown QP " + v.QP
-	}
 	for _, e := range v.CQEs {
 		if len(e) != prm.CQEBytes {
 			return "128-byte CQEs are not asked for"
@@ -84,6 +81,9 @@ func (v *goldenPoll) absent(q *qp) string {
 		if op := e[56]; e[63]>>4 == prm.CQEReq && op == 0x25 {
 			return "opcode LOCAL_INV (UMR) is not offered"
 		}
+	}
+	if q == nil {
+		return "unknown QP " + v.QP
 	}
 	return ""
 }

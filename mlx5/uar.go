@@ -226,7 +226,7 @@ func (u *uars) release(reg *bfreg) {
 		return
 	}
 	reg.users--
-	if reg.users == 0 && reg.half != 0 {
+	if reg.users <= 1 && reg.half != 0 {
 		reg.shared.Store(false)
 	}
 }
