@@ -28,6 +28,7 @@ type serverSlot struct {
 	timer  timer
 
 	backoff int64
+	sent    uint64 // Engine.flushes when the slot last put something into Tx
 	seq     uint32 // newest request accepted
 	skip    uint32 // requests up to here are over, or were cancelled before they came
 	ref     uint32 // NIC's use of resp
@@ -333,6 +334,7 @@ func (sl *serverSlot) sendResponse() {
 	if sl.respKind == KindError {
 		typ = uint8(sl.respCode)
 	}
+	sl.sent = s.e.flushes
 	tx := s.e.push(s, sl.respKind, typ, sl.index, sl.seq)
 	if sl.respKind == KindLargeResponse {
 		tx.control(sl.resp)
@@ -383,6 +385,9 @@ func (sl *serverSlot) releaseResponse() {
 		}
 		e.dropRef(sl.ref)
 		sl.ref = 0
+	}
+	if cached && sl.sent == e.flushes {
+		sl.cache, cached = msgbuf.Buf{}, false // the last answer waits to be posted
 	}
 	if !cached {
 		e.freeLater(buf)

@@ -390,6 +390,9 @@ func (n *simNode) send(l *simLink, data []byte) {
 	if n.dead {
 		return
 	}
+	if h := (packet{data: data}).header(); (h.Kind == KindRequest || h.Kind == KindResponse) && !intact(data[HeaderBytes:]) {
+		s.tb.Errorf("node %d: %v: the NIC sends a buffer that is in use for something else", n.id, h.Kind)
+	}
 	copies := 1
 	if s.chance(s.cfg.loss) {
 		copies = 0
@@ -451,6 +454,8 @@ func (n *simNode) startRead(r Read) {
 		}
 		if !ok {
 			s.readFailed = true
+		} else if b := s.mem.at(r.Local, r.Len, r.LKey); !intact(b) {
+			s.tb.Errorf("node %d: a READ of %d bytes met a buffer that is in use for something else", n.id, r.Len)
 		}
 		s.after(s.upTo(20_000), func() {
 			n.done = append(n.done, func(now int64) { n.e.ReadDone(now, r.Token, ok) })
@@ -458,44 +463,6 @@ func (n *simNode) startRead(r Read) {
 		})
 	}
 	s.after(s.upTo(50_000), func() { step(0) })
-}
-
-// simCall is a call with all that is needed to judge its end.
-type simCall struct {
-	Call
-	n       *simNode
-	p       *simSession
-	want    outcome
-	cap     int
-	reqSum  uint64
-	aborted bool
-	over    bool
-}
-
-// outcome is what a handler does with a request; both sides derive it from the
-// request's bytes.
-type outcome struct {
-	resp int // bytes
-	seed uint64
-}
-
-// Request types, by what their handlers do.
-const (
-	simInline   = iota // answer in a buffer of Response
-	simOwn             // answer in a buffer of Alloc
-	simDeferred        // answer later
-	simNested          // answer when a call of one's own has ended
-	simFailing         // an error
-	simPanic           // a panic
-	simBad             // a buffer that cannot be sent
-	simMissing         // no handler
-	simTypes
-)
-
-func (s *sim) outcome(typ uint8, req []byte) outcome {
-	x := sum(req) ^ uint64(typ)*0x9e3779b97f4a7c15
-	sizes := [...]int{0, 1, int(x>>8) % 100, int(x>>8) % 1000, int(x>>8) % 30_000}
-	return outcome{resp: sizes[x%uint64(len(sizes))], seed: x}
 }
 
 // run drives the simulation to its end and checks what is left.

@@ -10,6 +10,60 @@ import (
 	"github.com/rrppcc-go/rrppcc/msgbuf"
 )
 
+// simCall is a call with all that is needed to judge its end.
+type simCall struct {
+	Call
+	n       *simNode
+	p       *simSession
+	want    outcome
+	cap     int
+	reqSum  uint64
+	aborted bool
+	over    bool
+}
+
+// seal fills b with bytes made from seed, and the checksum of them.
+func seal(seed uint64, b []byte) {
+	stream(seed, b)
+	if len(b) >= 8 {
+		binary.LittleEndian.PutUint64(b, seed)
+	}
+	if len(b) >= 16 {
+		binary.LittleEndian.PutUint64(b[8:], seed^sum(b[16:]))
+	}
+}
+
+// intact reports whether b is as seal left it, as far as can be seen.
+func intact(b []byte) bool {
+	return len(b) < 16 || binary.LittleEndian.Uint64(b[8:]) == binary.LittleEndian.Uint64(b)^sum(b[16:])
+}
+
+// outcome is what a handler does with a request; both sides derive it from the
+// request's bytes.
+type outcome struct {
+	resp int // bytes
+	seed uint64
+}
+
+// Request types, by what their handlers do.
+const (
+	simInline   = iota // answer in a buffer of Response
+	simOwn             // answer in a buffer of Alloc
+	simDeferred        // answer later
+	simNested          // answer when a call of one's own has ended
+	simFailing         // an error
+	simPanic           // a panic
+	simBad             // a buffer that cannot be sent
+	simMissing         // no handler
+	simTypes
+)
+
+func (s *sim) outcome(typ uint8, req []byte) outcome {
+	x := sum(req) ^ uint64(typ)*0x9e3779b97f4a7c15
+	sizes := [...]int{0, 1, int(x>>8) % 100, int(x>>8) % 1000, int(x>>8) % 30_000}
+	return outcome{resp: sizes[x%uint64(len(sizes))], seed: x}
+}
+
 // call starts one random call; it runs on the owner.
 func (n *simNode) call(p *simSession, now int64) {
 	s := n.s
@@ -27,10 +81,7 @@ func (n *simNode) call(p *simSession, now int64) {
 		return
 	}
 	id := s.rng.Uint64()
-	stream(id, c.Req.Bytes())
-	if b := c.Req.Bytes(); len(b) >= 8 {
-		binary.LittleEndian.PutUint64(b, id)
-	}
+	seal(id, c.Req.Bytes())
 	c.reqSum = sum(c.Req.Bytes())
 	c.want = s.outcome(c.Type, c.Req.Bytes())
 	room := c.want.resp
@@ -152,7 +203,7 @@ func (c *simCall) judge() error {
 			return fmt.Errorf("response has %d bytes", c.Resp.Len())
 		}
 		want := make([]byte, c.want.resp)
-		stream(c.want.seed, want)
+		seal(c.want.seed, want)
 		if c.want.resp > 0 && sum(want) != sum(c.Resp.Bytes()) {
 			return errors.New("response is not that of the request")
 		}
@@ -190,6 +241,9 @@ var errSimMemory = &HandlerError{Message: "out of memory"}
 func (n *simNode) handlers() {
 	s := n.s
 	start := func(h *Handle) outcome {
+		if !intact(h.Data()) {
+			s.tb.Errorf("a request is not what its caller sent")
+		}
 		if b := h.Data(); len(b) >= 8 {
 			s.ran[binary.LittleEndian.Uint64(b)]++
 		}
@@ -200,7 +254,7 @@ func (n *simNode) handlers() {
 		if err != nil {
 			return msgbuf.Buf{}, errSimMemory
 		}
-		stream(o.seed, b.Bytes())
+		seal(o.seed, b.Bytes())
 		return b, nil
 	}
 	// later answers h at some time, in one of the ways that a request may go.
@@ -229,7 +283,7 @@ func (n *simNode) handlers() {
 		if err != nil {
 			return msgbuf.Buf{}, errSimMemory
 		}
-		stream(o.seed, b.Bytes())
+		seal(o.seed, b.Bytes())
 		return b, nil
 	})
 	n.e.Handle(simOwn, func(h *Handle) (msgbuf.Buf, error) { return own(start(h)) })
