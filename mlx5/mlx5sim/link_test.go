@@ -178,6 +178,20 @@ func TestForgedDatagramsAreCountedAndDropped(t *testing.T) {
 	}
 }
 
+// spin polls for one completion as a program does, without the device's
+// mutex: the race detector would object, so this is for benchmarks.
+func (n *node) spin(c *cq) {
+	for {
+		if raw, ok := n.poll(c); ok {
+			if raw[63]>>4 >= cqeReqErr {
+				n.t.Fatalf("completion with %v", syndrome(raw[55]))
+			}
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
 func BenchmarkRead1MiBOverUDP(b *testing.B) {
 	for _, l := range links {
 		b.Run(l.name, func(b *testing.B) {
@@ -192,7 +206,7 @@ func BenchmarkRead1MiBOverUDP(b *testing.B) {
 					p.a.put(qa, ctrl{op: opRead, flags: ce}, segRAddr(dst.iova, dst.key), src.sge(0, size))
 				})
 				p.a.ring(qa)
-				p.a.await(qa.sendCQ, 1)
+				p.a.spin(qa.sendCQ)
 			}
 			s := p.a.statsNow()
 			b.ReportMetric(float64(s.Retransmits)/float64(b.N), "retransmits/op")
@@ -214,7 +228,7 @@ func BenchmarkUDPingPongOverUDP(b *testing.B) {
 				e := &ends[i]
 				e.q = e.qp("UD", qpOpts{})
 				e.mem = e.mr(4096, accessLocalWrite)
-				e.locked(func() { e.q.to(stateInit, stateRTR, stateRTS) })
+				e.q.to(stateInit, stateRTR, stateRTS)
 			}
 			one := func(from, to *end) {
 				to.locked(func() { to.recv(to.q, to.mem.sge(0, 4096)) })
@@ -222,7 +236,7 @@ func BenchmarkUDPingPongOverUDP(b *testing.B) {
 					from.put(from.q, ctrl{op: opSend}, segAV(to.d.gids[0].gid, to.q.qpn, 0x11111111), segInline(make([]byte, 32)))
 				})
 				from.ring(from.q)
-				to.await(to.q.recvCQ, 1)
+				to.spin(to.q.recvCQ)
 			}
 			for b.Loop() {
 				one(&ends[0], &ends[1])

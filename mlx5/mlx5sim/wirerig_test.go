@@ -46,11 +46,7 @@ func (p *wirePair) connect(o qpOpts, set func(q *qp)) (a, b *qp) {
 			set(q)
 		}
 	}
-	p.a.d.fab.mu.Lock()
-	p.b.d.fab.mu.Lock()
 	connect(a, b)
-	p.b.d.fab.mu.Unlock()
-	p.a.d.fab.mu.Unlock()
 	return a, b
 }
 
