@@ -58,11 +58,22 @@ func (f *file) removeIdle(h uint32) error {
 
 // destroyAll destroys every object, dependants first. Caller holds fab.mu.
 func (f *file) destroyAll() {
-	for len(f.handles) > 0 {
+	for rank := range 3 {
 		for h, o := range f.handles {
-			if !o.busy() {
+			if rankOf(o) == rank {
 				f.remove(h)
 			}
 		}
 	}
+}
+
+// rankOf orders objects for destruction: a lower rank depends on higher ones.
+func rankOf(o object) int {
+	switch o.(type) {
+	case *pd, *uar:
+		return 2
+	case *cq:
+		return 1
+	}
+	return 0
 }
