@@ -362,6 +362,9 @@ func TestSilentPeerExceedsRetries(t *testing.T) {
 		"no QP":              func(p *duo) { delete(p.b.d.qps, p.qb.qpn) },
 		"not RTR":            func(p *duo) { p.qb.attr.state = stateInit },
 		"connected to other": func(p *duo) { p.qb.attr.destQPN++ },
+		"connected to another device": func(p *duo) {
+			p.qb.attr.dest.dgid = p.b.d.gids[0].gid
+		},
 		"PSN of another life": func(p *duo) {
 			p.qb.eng.rqPSN++
 		},
@@ -394,6 +397,48 @@ func TestSilentPeerExceedsRetries(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestEverySendHasItsOwnRetries makes each of several sends use up all the
+// retries that it may, of both kinds.
+func TestEverySendHasItsOwnRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newDuo(t, "RC")
+		dst := p.b.mr(64, accessLocalWrite)
+		p.qb.attr.minRNRTimer = 1
+		rnr, ack := rnrDelay(1), ackTimeout(p.qa.attr.timeout)
+		silent := func(yes bool) {
+			p.locked(func() { p.qb.attr.state = map[bool]uint8{true: stateInit, false: stateRTS}[yes] })
+		}
+		after := func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+			p.locked(func() {
+				if p.qa.attr.state != stateRTS {
+					t.Fatal("gave up too early")
+				}
+			})
+		}
+		for i := range 3 {
+			silent(true)
+			p.a.send(p.qa, ctrl{op: opSend, flags: ce}, segInline([]byte("x")))
+			after(2*ack - time.Microsecond) // one try and one retry of two are lost
+			silent(false)
+			after(2 * time.Microsecond) // the last one is answered: no receive
+			silent(true)
+			after(rnr + 2*ack - 2*time.Microsecond) // an answer renews the retries
+			silent(false)
+			after(2*time.Microsecond + rnr) // the second and the third RNR NAK
+			p.locked(func() { p.b.recv(p.qb, dst.sge(0, 64)) })
+			after(rnr)
+			if n := len(p.sent()); n != i+1 {
+				t.Fatalf("send %d: %d completions", i, n)
+			}
+		}
+		if n := p.b.d.stats.RNRNaks; n != 9 {
+			t.Errorf("%d RNR NAKs, want 3 each", n)
+		}
+	})
 }
 
 func TestPeerThatComesUpInTimeIsReached(t *testing.T) {

@@ -192,3 +192,25 @@ func FuzzExecuteSQ(f *testing.F) {
 		}
 	})
 }
+
+func TestCopiedOpOutlivesTheRing(t *testing.T) {
+	p := newDuo(t, "RC")
+	p.a.put(p.qa, ctrl{op: opSend, flags: ce}, segInline([]byte("inline data")))
+	p.qa.syncSQ()
+	var op, kept sendOp
+	if s := p.qa.fetch(&op); s != synOK {
+		t.Fatal(s)
+	}
+	for range 2 { // the second time into memory that it has already
+		kept.copyFrom(&op)
+	}
+	clear(p.at(p.qa.sq.buf, wqebbBytes))
+	op.sges = append(op.sges[:0], dataSeg{n: 999})
+	b := make([]byte, 11)
+	if s := p.qa.gather(&kept, 0, b); s != synOK || string(b) != "inline data" {
+		t.Errorf("%v %q", s, b)
+	}
+	if n := testing.AllocsPerRun(100, func() { kept.copyFrom(&op) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
