@@ -1,0 +1,28 @@
+package rpc_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/rrppcc-go/rrppcc/rpc/rpctest"
+)
+
+func TestMain(m *testing.M) { rpctest.Main(m) }
+
+func TestInProcess(t *testing.T) { rpctest.Run(t, rpctest.InProcess()) }
+
+func TestLoopback(t *testing.T) { rpctest.Run(t, rpctest.Loopback()) }
+
+func TestTwoProcesses(t *testing.T) { rpctest.Run(t, rpctest.TwoProcesses()) }
+
+func TestDevice(t *testing.T) {
+	name := os.Getenv("RRPC_DEVICE")
+	if name == "" {
+		t.Skip("RRPC_DEVICE names no device")
+	}
+	b, err := rpctest.Device(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rpctest.Run(t, b)
+}

@@ -1,0 +1,115 @@
+package rpctest
+
+import (
+	"errors"
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/rpc"
+)
+
+// mortal makes deaths noticed soon, yet not by a stall of a slow machine.
+var mortal = ProcessConfig{Heartbeat: 50 * time.Millisecond, DeadAfter: time.Second}
+
+var deathTests = []test{
+	{"RequestsOfADeadPeerFail", nil, func(e *env) {
+		srv := e.server(ServerConfig{ProcessConfig: mortal})
+		ep := e.endpoint(e.process(mortal), 1)
+		s, control := e.connect(ep, srv.URI(), 1), e.connect(ep, srv.URI(), 1)
+		reqs := append(e.hold(s, ep, 16, 0, 4), e.hold(s, ep, 20_000, 4, 16)...) // some in the backlog
+		e.held(control, ep, 8)
+		e.run(ep)
+		e.must(srv.Kill())
+		for _, r := range reqs {
+			e.fails(r, rpc.ErrPeerDead)
+			r.Req().Free()
+			r.Resp().Free()
+		}
+		for _, s := range []*rpc.Session{s, control} {
+			select {
+			case <-s.Done():
+			case <-e.ctx.Done():
+				e.Fatal("session outlives its peer")
+			}
+			if !errors.Is(s.Err(), rpc.ErrPeerDead) {
+				e.Errorf("session ended with %v", s.Err())
+			}
+			if _, err := e.call(s, ep, TypeEcho, nil, 0); !errors.Is(err, rpc.ErrPeerDead) {
+				e.Errorf("Call to a dead peer: %v", err)
+			}
+			e.must(s.Close())
+		}
+	}},
+	{"RestartedPeerIsReachedAgain", nil, func(e *env) {
+		srv := e.server(ServerConfig{ProcessConfig: mortal})
+		ep := e.endpoint(e.process(mortal), 1)
+		old := e.connect(ep, srv.URI(), 1)
+		data := random(20_000, 1)
+		e.expect(old, ep, TypeReverse, data, reversed(data))
+		e.run(ep)
+		e.must(srv.Kill())
+		at := mortal
+		at.URI = srv.URI()
+		e.server(ServerConfig{ProcessConfig: at})
+		s := e.connect(ep, at.URI, 1)
+		e.expect(s, ep, TypeReverse, data, reversed(data))
+		select {
+		case <-old.Done():
+		case <-e.ctx.Done():
+			e.Fatal("the session with the old process lives on")
+		}
+		if !errors.Is(old.Err(), rpc.ErrPeerDead) {
+			e.Errorf("the old session ended with %v", old.Err())
+		}
+		e.expect(s, ep, TypeReverse, data, reversed(data))
+	}},
+	{"DeadClientLeavesNothingAtTheServer", nil, func(e *env) {
+		srv := e.server(ServerConfig{ProcessConfig: mortal, RingDepth: 64})
+		stay := e.endpoint(e.process(mortal), 1)
+		control := e.connect(stay, srv.URI(), 1)
+		held := 0
+		// The ring has room for one more session: so each dead client must have
+		// given its share back before the next one gets in.
+		for range 2 {
+			p := e.process(mortal)
+			ep := e.endpoint(p, 1)
+			s := e.connectOnceFree(ep, srv.URI(), 1)
+			e.hold(s, ep, 16, held, 4)
+			e.hold(s, ep, 20_000, held+4, 4)
+			stop := e.run(ep)
+			held += 8
+			e.held(control, stay, held)
+			stop()
+			p.Kill()
+		}
+		s := e.connectOnceFree(stay, srv.URI(), 1)
+		e.release(control, stay, held)
+		e.echo(s, stay)
+	}},
+	{"DeviceIsRemovedFromTheClient", []Capability{DeviceRemoval}, func(e *env) {
+		srv := e.server(ServerConfig{ProcessConfig: mortal})
+		p := e.process(mortal)
+		ep := e.endpoint(p, 1)
+		s := e.connect(ep, srv.URI(), 1)
+		reqs := e.hold(s, ep, 16, 0, 4)
+		e.must(p.Remove())
+		for _, r := range reqs {
+			if err := e.wait(r); err == nil {
+				e.Error("a request survived its device")
+			}
+		}
+	}},
+}
+
+// connectOnceFree connects to an endpoint whose ring is full at first.
+func (e *env) connectOnceFree(ep *rpc.Endpoint, uri string, id uint16) *rpc.Session {
+	e.Helper()
+	for {
+		s, err := ep.Connect(e.ctx, uri, id)
+		if err == nil {
+			return s
+		}
+		if !errors.Is(err, rpc.ErrRingExhausted) || e.ctx.Err() != nil {
+			e.Fatal(err)
+		}
+	}
+}
