@@ -426,3 +426,40 @@ func TestUARSlotsAreReused(t *testing.T) {
 		t.Errorf("slot 0x123 has offset %#x", got)
 	}
 }
+
+// TestWriteStyleCommandsAgreeWithMethods runs the write-style forms of what
+// also has a method or an extended command.
+func TestWriteStyleCommandsAgreeWithMethods(t *testing.T) {
+	u := newUser(t)
+	u.getContext()
+	pdh := u.allocPD()
+	mrh := u.regMR(pdh, u.alloc(pageSize), pageSize, accessLocalWrite)
+	ahh := u.createAH(pdh)
+	h := func(v uint32) tattr { return in32(attrCoreIn, v) }
+	long := func(v uint32) tattr { return u.in(attrCoreIn, append(qpCaps(v), make([]byte, 12)...)) }
+	u.want(syscall.EBUSY, writeCommand(4, h(pdh)))
+	u.want(syscall.EINVAL, writeCommand(4, h(mrh))) // an MR is no PD
+	u.must(writeCommand(13, long(mrh)))             // by pointer
+	u.want(syscall.ENOENT, writeCommand(13, h(mrh)))
+	u.must(writeCommand(8, h(ahh)))
+	u.must(writeCommand(4, h(pdh)))
+	u.want(syscall.ENOENT, writeCommand(4, h(pdh)))
+	u.want(syscall.ENOSPC, writeCommand(4))
+
+	old, ex := u.out(attrCoreOut, 176), u.out(attrCoreOut, 304)
+	u.must(writeCommand(1, u.in(attrCoreIn, make([]byte, 8)), old))
+	u.must(writeCommand(1|cmdExtended, u.in(attrCoreIn, make([]byte, 8)), ex))
+	if a, b := u.at(old.data, 176), u.at(ex.data, 176); string(a) != string(b) {
+		t.Errorf("QUERY_DEVICE % x, extended % x", a, b)
+	}
+	req := make([]byte, 16)
+	req[8] = 1
+	port, portEx := u.out(attrCoreOut, 40), u.out(attrPortResp, 48)
+	u.must(writeCommand(2, u.in(attrCoreIn, req), port))
+	u.must(command(objDevice, 2, in64(attrPortNum, 1), portEx))
+	if a, b := u.at(port.data, 40), u.at(portEx.data, 40); string(a) != string(b) {
+		t.Errorf("QUERY_PORT % x, method % x", a, b)
+	}
+	req[8] = 2
+	u.want(syscall.EINVAL, writeCommand(2, u.in(attrCoreIn, req), port))
+}
