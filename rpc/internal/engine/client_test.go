@@ -310,6 +310,7 @@ func TestRequestBufferWaitsForEveryCopyInTheNIC(t *testing.T) {
 	p.c.flush()
 	p.wantOpen(c)
 	p.c.e.TxDone(p.c.tokens[1])
+	p.c.flush()
 	p.want(c, nil)
 	p.c.tokens = nil
 	p.finish()
@@ -643,5 +644,38 @@ func TestBadDatagramsOfTheServer(t *testing.T) {
 		t.Errorf("ended with %v", c.Err)
 	}
 	b.Free()
+	p.finish()
+}
+
+// TestCompletionsWhilePostingChangeNothing: the owner takes completions while
+// it posts, to make room in the send queue. What it posts must not grow or go
+// away meanwhile.
+func TestCompletionsWhilePostingChangeNothing(t *testing.T) {
+	p := newPair(t)
+	p.s.e.Handle(1, echo)
+	p.s.e.Handle(2, func(*Handle) (msgbuf.Buf, error) { return p.s.message(5000, 1), nil })
+	token, read, pulled := p.call(1, 500, 500), p.call(2, 0, 5000), p.call(1, 5000, 5000)
+	p.to(p.s, p.c.sent()...)
+	p.to(p.c, p.s.sent()...)
+	p.c.flush()
+	p.call(1, 1, 1) // more to post
+	tx, reads := len(p.c.e.Tx), len(p.c.e.Reads)
+	p.c.e.TxDone(p.c.tokens[0])
+	p.c.e.ReadDone(p.now, p.c.reads[0].Token, false)
+	p.s.e.ReadDone(p.now, p.s.reads[0].Token, false)
+	p.c.tokens, p.c.reads, p.s.reads = nil, nil, nil
+	if len(p.c.e.Tx) != tx || len(p.c.e.Reads) != reads || len(p.s.e.Tx) != 0 {
+		t.Error("a completion has put something into Tx or Reads")
+	}
+	p.wantOpen(token)
+	p.wantOpen(read)
+	if p.c.e.Idle() || p.s.e.Idle() {
+		t.Error("idle with completions to serve")
+	}
+	p.c.flush()
+	p.want(token, nil)
+	p.want(read, ErrReadFailed)
+	p.run()
+	p.want(pulled, ErrReadFailed)
 	p.finish()
 }

@@ -96,8 +96,8 @@ type Engine struct {
 
 	// Tx, Reads and Released are what the owner has to do. Between two calls of
 	// Flushed it posts Tx, which Flushed empties, and takes over Reads and
-	// Released, which it empties itself. All three may grow while it does so, if
-	// it reports completions meanwhile.
+	// Released, which it empties itself. TxDone and ReadDone never add to them,
+	// every other call may.
 	Tx       []Tx
 	Reads    []Read
 	Released []uint32
@@ -106,6 +106,9 @@ type Engine struct {
 	finishing []*clientSlot // calls that end once Tx is drained, oldest first
 	finished  int           // how many of finishing have been served
 	freeing   []msgbuf.Buf  // buffers that are freed once Tx is drained
+
+	readsDone  []readResult // oldest first
+	readsEnded int          // how many of readsDone have been served
 
 	Stats Stats
 }
@@ -134,6 +137,7 @@ func (e *Engine) Handle(reqType uint8, fn Handler) { e.handlers[reqType] = fn }
 // Receive takes a burst of datagrams.
 func (e *Engine) Receive(now int64, burst []Rx) {
 	e.now = now
+	e.endReads()
 	for i := range burst {
 		rx := &burst[i]
 		rx.Held = false
@@ -204,11 +208,13 @@ func (e *Engine) Flushed() {
 	clear(e.finishing[n:])
 	e.finishing = e.finishing[:n]
 	e.finished = 0
+	e.endReads()
 }
 
 // Idle reports that nothing waits for Flushed.
 func (e *Engine) Idle() bool {
-	return len(e.Tx) == 0 && len(e.Reads) == 0 && len(e.finishing) == e.finished && len(e.freeing) == 0
+	return len(e.Tx) == 0 && len(e.Reads) == 0 && len(e.finishing) == e.finished && len(e.freeing) == 0 &&
+		len(e.readsDone) == e.readsEnded
 }
 
 func (e *Engine) newRef() uint32 {
@@ -226,7 +232,8 @@ func (e *Engine) dropRef(id uint32) {
 	e.freeRefs = append(e.freeRefs, id)
 }
 
-// TxDone tells that the NIC no longer reads the data of a Tx.
+// TxDone tells that the NIC no longer reads the data of a Tx. What follows from
+// it follows in the next Flushed, so TxDone may be called while Tx is posted.
 func (e *Engine) TxDone(token uint32) {
 	if token == 0 || int(token) >= len(e.refs) || e.refs[token].count <= 0 || e.refs[token].read {
 		return
@@ -237,7 +244,9 @@ func (e *Engine) TxDone(token uint32) {
 		return
 	}
 	if sl := r.client; sl != nil {
-		sl.tryFinish()
+		if sl.state == slotDraining {
+			sl.end(sl.err)
+		}
 		return
 	}
 	if r.released {
@@ -246,38 +255,39 @@ func (e *Engine) TxDone(token uint32) {
 	}
 }
 
-// ReadDone tells the outcome of a Read.
+// readResult is a READ that has ended.
+type readResult struct {
+	token uint32
+	ok    bool
+}
+
+// ReadDone tells the outcome of a Read. What follows from it follows in the
+// next Receive or Flushed, so ReadDone may be called while Tx and Reads are
+// posted.
 func (e *Engine) ReadDone(now int64, token uint32, ok bool) {
 	e.now = now
 	if token == 0 || int(token) >= len(e.refs) || e.refs[token].count <= 0 || !e.refs[token].read {
 		return
 	}
-	cl, sv := e.refs[token].client, e.refs[token].server
-	e.dropRef(token)
-	if cl != nil {
-		cl.readDone(ok)
-	} else if sv != nil {
-		sv.readDone(ok)
-	}
+	e.refs[token].count = 0
+	e.readsDone = append(e.readsDone, readResult{token, ok})
 }
 
-// Abandon ends everything that waits for a completion, as failed. The queues
-// must be gone, and all sessions failed.
-func (e *Engine) Abandon(now int64) {
-	for token := uint32(1); int(token) < len(e.refs); token++ {
-		switch r := &e.refs[token]; {
-		case r.count <= 0:
-		case r.read:
-			e.ReadDone(now, token, false)
-		default:
-			r.count = 1
-			e.TxDone(token)
+// endReads lets the slots go on whose READs have ended. What they call may
+// call endReads.
+func (e *Engine) endReads() {
+	for e.readsEnded < len(e.readsDone) {
+		d := e.readsDone[e.readsEnded]
+		e.readsEnded++
+		cl, sv := e.refs[d.token].client, e.refs[d.token].server
+		e.dropRef(d.token)
+		if cl != nil {
+			cl.readDone(d.ok)
+		} else {
+			sv.readDone(d.ok)
 		}
 	}
-	for !e.Idle() {
-		e.Reads = e.Reads[:0]
-		e.Flushed()
-	}
+	e.readsDone, e.readsEnded = e.readsDone[:0], 0
 }
 
 // push appends an empty Tx to dest's session s with the header of kind filled

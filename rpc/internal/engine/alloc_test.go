@@ -1,0 +1,119 @@
+package engine
+
+import "testing"
+
+// roundTripper runs calls between two engines without a network between them
+// and without allocating.
+type roundTripper struct {
+	p     *pair
+	call  Call
+	burst [8]Rx
+	bufs  [8][HeaderBytes + testMaxSmall]byte
+	ended bool
+}
+
+func newRoundTripper(tb testing.TB, n int) *roundTripper {
+	r := &roundTripper{p: newPair(tb, func(c *Config) { c.MaxMsg = 4 << 20 })}
+	r.p.s.e.Handle(1, echo)
+	r.call = Call{Type: 1, Req: r.p.c.message(n, 1), Resp: r.p.c.alloc(n), Fn: func(*Call) { r.ended = true }}
+	return r
+}
+
+// move does what a transport does: what from sends, to receives.
+func (r *roundTripper) move(from, to *endpoint) {
+	e := from.e
+	for i := range e.Reads {
+		rd := &e.Reads[i]
+		copy(r.p.mem.at(rd.Local, rd.Len, rd.LKey), r.p.mem.at(rd.Remote, rd.Len, rd.RKey))
+		e.ReadDone(r.p.now, rd.Token, true)
+	}
+	e.Reads = e.Reads[:0]
+	k := 0
+	for i := 0; i < len(e.Tx); i++ {
+		tx := &e.Tx[i]
+		b := r.bufs[k][:]
+		n := copy(b, tx.Head[:tx.HeadLen])
+		if tx.Data.Len > 0 {
+			n += copy(b[n:], r.p.mem.at(tx.Data.Addr, uint64(tx.Data.Len), tx.Data.LKey))
+		}
+		r.burst[k] = Rx{Data: b[:n], SrcQPN: from.qpn}
+		k++
+		if tx.Token != 0 {
+			e.TxDone(tx.Token)
+		}
+	}
+	e.Flushed()
+	if k > 0 {
+		to.e.Receive(r.p.now, r.burst[:k])
+	}
+	to.e.Tick(r.p.now)
+}
+
+func (r *roundTripper) trip() {
+	r.p.now += 3000
+	r.ended = false
+	r.p.cs.Start(r.p.now, &r.call)
+	for i := 0; !r.ended || !r.p.c.e.Idle() || !r.p.s.e.Idle(); i++ {
+		if i > 20 {
+			r.p.Fatal("the call does not end")
+		}
+		r.move(r.p.c, r.p.s)
+		r.move(r.p.s, r.p.c)
+	}
+	if r.call.Err != nil {
+		r.p.Fatal(r.call.Err)
+	}
+}
+
+func TestRoundTripsDoNotAllocate(t *testing.T) {
+	for _, n := range []int{0, 32, testMaxSmall, testMaxSmall + 1, 100_000, 1 << 20} {
+		r := newRoundTripper(t, n)
+		for range 3 * testWindow {
+			r.trip()
+		}
+		if a := testing.AllocsPerRun(200, r.trip); a != 0 {
+			t.Errorf("%d bytes: %v allocations per call", n, a)
+		}
+		if sum(r.call.Req.Bytes()) != sum(r.call.Resp.Bytes()) {
+			t.Errorf("%d bytes: wrong response", n)
+		}
+	}
+}
+
+func benchmarkRPC(b *testing.B, n int) {
+	r := newRoundTripper(b, n)
+	b.ReportAllocs()
+	for b.Loop() {
+		r.trip()
+	}
+}
+
+// Both engines together, and the copies that stand for the network.
+func BenchmarkSmallRPC(b *testing.B)  { benchmarkRPC(b, 32) }
+func BenchmarkTokenRPC(b *testing.B)  { benchmarkRPC(b, 512) }
+func BenchmarkPulledRPC(b *testing.B) { benchmarkRPC(b, 2000) }
+
+// BenchmarkSmallRPCWindow keeps the window full, so that a burst carries four.
+func BenchmarkSmallRPCWindow(b *testing.B) {
+	r := newRoundTripper(b, 32)
+	calls := make([]Call, testWindow)
+	left := 0
+	for i := range calls {
+		calls[i] = r.call
+		calls[i].Resp = r.p.c.alloc(32)
+		calls[i].Fn = func(*Call) { left-- }
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r.p.now += 3000
+		left = testWindow
+		for i := range calls {
+			r.p.cs.Start(r.p.now, &calls[i])
+		}
+		for left > 0 {
+			r.move(r.p.c, r.p.s)
+			r.move(r.p.s, r.p.c)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*testWindow), "ns/rpc")
+}
