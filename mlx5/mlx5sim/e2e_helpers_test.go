@@ -24,7 +24,7 @@ const (
 
 // end is one side: a context with a PD, CQs and one QP.
 type end struct {
-	t              *testing.T
+	t              testing.TB
 	sim            *mlx5sim.Device
 	ctx            *uverbs.Context
 	pd             *uverbs.PD
@@ -35,14 +35,14 @@ type end struct {
 	gidIndex       uint8
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func newDevice(t *testing.T, fab *mlx5sim.Fabric) *mlx5sim.Device {
+func newDevice(t testing.TB, fab *mlx5sim.Fabric) *mlx5sim.Device {
 	d, err := mlx5sim.New(mlx5sim.WithFabric(fab), mlx5sim.InProcess())
 	check(t, err)
 	t.Cleanup(func() { check(t, d.Close()) })
@@ -51,7 +51,7 @@ func newDevice(t *testing.T, fab *mlx5sim.Fabric) *mlx5sim.Device {
 
 // newEnd opens d and creates everything; all of it is closed, in order, when
 // the test ends, and closing must not fail.
-func newEnd(t *testing.T, d *mlx5sim.Device, typ uverbs.QPType, depth int) *end {
+func newEnd(t testing.TB, d *mlx5sim.Device, typ uverbs.QPType, depth int) *end {
 	e := &end{t: t, sim: d}
 	var err error
 	e.ctx, err = d.Verbs().Open()
@@ -138,7 +138,7 @@ func rcConnect(a, b *end) {
 }
 
 // rcPair is two connected ends, on two devices.
-func rcPair(t *testing.T) (a, b *end) {
+func rcPair(t testing.TB) (a, b *end) {
 	fab := mlx5sim.NewFabric()
 	a = newEnd(t, newDevice(t, fab), uverbs.QPTypeRC, 64)
 	b = newEnd(t, newDevice(t, fab), uverbs.QPTypeRC, 64)

@@ -391,3 +391,52 @@ func TestVerbsManyOwnersAtOnce(t *testing.T) {
 		t.Errorf("%d messages, want %d", n, 6*200)
 	}
 }
+
+// BenchmarkVerbsUDSend32 is one 32-byte inline datagram with its receive, both
+// completions polled: driver and device together.
+func BenchmarkVerbsUDSend32(b *testing.B) {
+	fab := mlx5sim.NewFabric()
+	from, to := newEnd(b, newDevice(b, fab), uverbs.QPTypeUD, 64), newEnd(b, newDevice(b, fab), uverbs.QPTypeUD, 64)
+	from.ud()
+	to.ud()
+	src, dst := from.mr(64, 0), to.mr(128, uverbs.AccessLocalWrite)
+	wrs := []uverbs.SendWR{{Opcode: uverbs.WRSend, Flags: uverbs.SendInline | uverbs.SendSignaled, SGList: []uverbs.SGE{src.SGE(0, 32)},
+		AH: from.ah(to), RemoteQPN: to.qp.QPN(), RemoteQKey: qkey}}
+	recvs := []uverbs.RecvWR{{SGList: []uverbs.SGE{dst.SGE(0, 128)}}}
+	wc := make([]uverbs.WC, 4)
+	b.ReportAllocs()
+	for b.Loop() {
+		_, err1 := to.qp.PostRecv(recvs)
+		_, err2 := from.qp.PostSend(wrs)
+		n1, err3 := from.sendCQ.Poll(wc)
+		n2, err4 := to.recvCQ.Poll(wc)
+		if err1 != nil || err2 != nil || err3 != nil || err4 != nil || n1 != 1 || n2 != 1 || wc[0].ByteLen != 72 {
+			b.Fatal(err1, err2, err3, err4, n1, n2)
+		}
+	}
+}
+
+func BenchmarkVerbsRead(b *testing.B) {
+	for _, n := range []int{4096, 1 << 20} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			from, to := rcPair(b)
+			dst, src := from.mr(n, fullMR), to.mr(n, fullMR)
+			fill(src, 1)
+			fill(dst, 2)
+			wrs := []uverbs.SendWR{{Opcode: uverbs.WRRDMARead, Flags: uverbs.SendSignaled, SGList: []uverbs.SGE{dst.SGE(0, n)},
+				RemoteAddr: src.Addr(), RKey: src.RKey()}}
+			wc := make([]uverbs.WC, 4)
+			b.SetBytes(int64(n))
+			b.ReportAllocs()
+			for b.Loop() {
+				_, err := from.qp.PostSend(wrs)
+				if got, err2 := from.sendCQ.Poll(wc); err != nil || err2 != nil || got != 1 || wc[0].Status != 0 {
+					b.Fatal(err, err2, got, wc[0].Status)
+				}
+			}
+			if !bytes.Equal(src.Bytes(), dst.Bytes()) {
+				b.Error("data differ")
+			}
+		})
+	}
+}

@@ -114,6 +114,7 @@ func (q *qp) execute(op *sendOp) bool {
 		return q.refuse(op, synLocalQPOp)
 	}
 	to := d.fab.byGID[av.dgid]
+	routable := d.link != nil && d.gids[av.sgidIndex].typ == gidRoCEv2 // the link speaks nothing else
 	switch {
 	case q.typ == qpUD && to != nil:
 		return q.executeUD(op, to)
@@ -122,7 +123,7 @@ func (q *qp) execute(op *sendOp) bool {
 			return false
 		}
 		return q.executeRC(op, to)
-	case d.link != nil:
+	case routable:
 		return q.handToWire(op)
 	case q.typ == qpUD:
 		d.stats.Drops.Unreachable++

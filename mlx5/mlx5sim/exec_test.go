@@ -95,6 +95,21 @@ func TestUDSendScattersGRHAndData(t *testing.T) {
 	}
 }
 
+func TestRoCEv1ShowsTheGRHItself(t *testing.T) {
+	p := newDuo(t, "UD")
+	p.a.d.gids = append(p.a.d.gids, gidSlot{gid: p.a.d.gids[0].gid, typ: gidRoCEv1})
+	dst := p.b.mr(64, accessLocalWrite)
+	p.b.recv(p.qb, dst.sge(0, 64))
+	av := p.av(p.qb.attr.qkey)
+	be.PutUint32(av[28:], 1<<20|0x12345) // GID index 1, flow label
+	p.a.send(p.qa, ctrl{op: opSend}, av, segInline([]byte("abcde")))
+	raw, ok := p.b.poll(p.qb.recvCQ)
+	if h := p.b.bytes(dst); !ok || be.Uint32(raw[24:])>>24&3 != l3GRH || be.Uint32(h) != 6<<28|0x12345 || be.Uint16(h[4:]) != 12+8+8+4 ||
+		h[6] != 0x1b || h[7] != 64 || [16]byte(h[8:24]) != p.a.d.gids[0].gid || [16]byte(h[24:40]) != p.b.d.gids[0].gid {
+		t.Errorf("received %v, CQE %x, GRH %x", ok, raw, h[:40])
+	}
+}
+
 func checkGRH(t *testing.T, h []byte, v6 bool, src, dst []byte, n int, imm bool) {
 	t.Helper()
 	payload := 8 + 12 + 8 + (n+3)/4*4 + 4

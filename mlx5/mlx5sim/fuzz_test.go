@@ -95,6 +95,7 @@ func FuzzDecodeRecvWQE(f *testing.F) {
 			f.Add([]byte(v.WQEs[i].Hex))
 		}
 	}
+	f.Add(segData(1, 1<<31, 7)) // a reserved bit is no length
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var w recvWQE
 		w.decode(b)

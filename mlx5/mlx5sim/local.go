@@ -17,10 +17,7 @@ func (q *qp) executeUD(op *sendOp, to *Device) bool {
 		return q.refuse(op, s)
 	}
 	q.sq.next = op.end()
-	if !q.deliverUD(op, to, src) {
-		q.failSend(op, synLocalProt)
-		return false
-	}
+	q.deliverUD(op, to, src)
 	q.file.dev.stats.LocalMsgs++
 	q.completeSend(op, 0)
 	return true
@@ -35,45 +32,44 @@ func (q *qp) udQKey(av *udAV) uint32 {
 	return av.qkey
 }
 
-// deliverUD brings a datagram to its QP, or drops and counts it. It reports
-// false where the sender's memory could not be read.
-func (q *qp) deliverUD(op *sendOp, to *Device, src []span) bool {
+// deliverUD brings a datagram to its QP, or drops and counts it.
+func (q *qp) deliverUD(op *sendOp, to *Device, src []span) {
 	fab := to.fab
 	r, ok := to.udTarget(op.av.qpn, q.udQKey(&op.av))
 	if !ok {
-		return true
+		return
 	}
 	w, st := r.takeRecv()
 	if st != recvOK {
 		to.stats.Drops.NoReceive++
-		return true
+		return
 	}
 	if w.length < op.length+grhBytes {
 		to.stats.Drops.TooLong++
 		r.failRecv(w, synLocalLen)
-		return true
+		return
 	}
 	dst, s := r.resolve(fab.eng.dst[:0], w.sges, nil, op.length+grhBytes, accessLocalWrite)
 	fab.eng.dst = dst
 	if s != synOK {
 		r.failRecv(w, s)
-		return true
+		return
 	}
+	from := &q.file.dev.gids[op.av.sgidIndex]
 	g := grh{
-		src: q.file.dev.gids[op.av.sgidIndex].gid, dst: op.av.dgid, trafficClass: op.av.trafficClass,
+		v1: from.typ == gidRoCEv1, src: from.gid, dst: op.av.dgid, trafficClass: op.av.trafficClass,
 		flowLabel: op.av.flowLabel, hopLimit: op.av.hopLimit, payload: udWireBytes(op.length, op.hasImm()),
 	}
 	l3 := g.put(&fab.eng.grh)
 	fab.eng.head[0] = span{mem: fab.eng.grh[:], n: grhBytes}
 	if !fab.move(dst, fab.eng.head[:]) || !fab.move(skip(dst, grhBytes), src) {
 		r.failRecv(w, synLocalProt)
-		return true
+		return
 	}
 	r.completeRecv(w, recvInfo{
 		byteLen: uint32(op.length) + grhBytes, imm: op.imm, hasImm: op.hasImm(), solicited: op.solicited,
 		srcQPN: q.qpn, grh: true, l3: l3,
 	})
-	return true
 }
 
 // udTarget finds the QP that takes a datagram for qpn with qkey, or counts why
@@ -255,9 +251,13 @@ func (q *qp) rcSend(op *sendOp, r *qp, src []span) rcResult {
 }
 
 func (q *qp) rcInfo(op *sendOp) recvInfo {
+	l3 := l3Of(q.attr.dest.dgid)
+	if q.file.dev.gids[q.attr.dest.sgidIndex].typ == gidRoCEv1 {
+		l3 = l3GRH
+	}
 	return recvInfo{
 		byteLen: uint32(op.length), imm: op.imm, hasImm: op.hasImm(), write: op.opcode == opWriteImm,
-		solicited: op.solicited, srcQPN: q.qpn, l3: l3Of(q.attr.dest.dgid),
+		solicited: op.solicited, srcQPN: q.qpn, l3: l3,
 	}
 }
 

@@ -54,7 +54,7 @@ func (q *qp) takeRecv() (*recvWQE, recvStatus) {
 // skipped.
 func (w *recvWQE) decode(b []byte) {
 	for ; len(b) >= segBytes; b = b[segBytes:] {
-		n := be.Uint32(b)
+		n := be.Uint32(b) &^ dataInline // the bit is reserved
 		lkey := be.Uint32(b[4:])
 		if n == 0 {
 			if lkey == terminatorLKey {
@@ -62,7 +62,6 @@ func (w *recvWQE) decode(b []byte) {
 			}
 			continue
 		}
-		n &^= dataInline
 		w.sges = append(w.sges, dataSeg{addr: be.Uint64(b[8:]), n: n, lkey: lkey})
 		w.length += uint64(n)
 	}
