@@ -290,6 +290,29 @@ func (e *Engine) endReads() {
 	e.readsDone, e.readsEnded = e.readsDone[:0], 0
 }
 
+// Abandon tells that the queues are gone and nothing touches memory any more:
+// Tx and Reads are dropped, and whatever was posted is over. Calls that waited
+// for it end. All sessions must have failed.
+func (e *Engine) Abandon(now int64) {
+	for more := true; more || !e.Idle(); {
+		more = false
+		for token := range e.refs {
+			switch r := &e.refs[token]; {
+			case r.count <= 0:
+			case r.read:
+				e.ReadDone(now, uint32(token), false)
+				more = true
+			default:
+				r.count = 1
+				e.TxDone(uint32(token))
+				more = true
+			}
+		}
+		e.Reads = e.Reads[:0]
+		e.Flushed()
+	}
+}
+
 // push appends an empty Tx to dest's session s with the header of kind filled
 // in, and returns it.
 func (e *Engine) push(s *Session, kind Kind, typ, slot uint8, seq uint32) *Tx {

@@ -250,3 +250,26 @@ func TestRequestAnsweredAndSlotReusedWithinTheHandler(t *testing.T) {
 		p.finish()
 	}
 }
+
+func TestAbandonEndsWhatTheQueuesHeld(t *testing.T) {
+	p := newPair(t)
+	p.s.e.Handle(1, echo)
+	p.s.e.Handle(2, func(*Handle) (msgbuf.Buf, error) { return p.s.message(5000, 1), nil })
+	for _, n := range []int{10, 500, 5000} {
+		p.call(1, n, n)
+	}
+	p.call(2, 0, 5000)
+	p.to(p.s, p.c.sent()...)
+	p.to(p.c, p.s.sent()...)
+	p.c.flush()
+	p.call(1, 600, 600)
+	for _, ep := range []*endpoint{p.c, p.s} {
+		ep.e.Sessions(func(s *Session) { s.Fail(p.now, ErrPeerDead) })
+		ep.e.Abandon(p.now)
+		ep.tokens, ep.reads = nil, nil
+	}
+	if len(p.ended) != 5 {
+		t.Errorf("%d calls ended, want all 5", len(p.ended))
+	}
+	p.finish()
+}
