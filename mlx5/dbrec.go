@@ -15,8 +15,9 @@ import (
 type dbrecs struct {
 	stride int // bytes per record: a cache line
 
-	mu    sync.Mutex
-	pages []*dbrecPage
+	mu     sync.Mutex
+	pages  []*dbrecPage
+	closed bool
 }
 
 type dbrecPage struct {
@@ -84,15 +85,23 @@ func (d *dbrecs) release(r dbrec) {
 	defer d.mu.Unlock()
 	r.page.free[r.slot/64] |= 1 << (r.slot % 64)
 	r.page.used--
+	if d.closed && r.page.used == 0 {
+		freeMemory(r.page.mem) // cannot fail: the mapping is whole
+	}
 }
 
-// close frees all pages.
+// close frees the pages. One with records in use goes with its last record: a
+// device that was removed refuses to destroy its objects, so that their queues
+// outlive the context.
 func (d *dbrecs) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.closed = true
 	var errs []error
 	for _, p := range d.pages {
-		errs = append(errs, freeMemory(p.mem))
+		if p.used == 0 {
+			errs = append(errs, freeMemory(p.mem))
+		}
 	}
 	d.pages = nil
 	return errors.Join(errs...)

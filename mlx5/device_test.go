@@ -81,6 +81,41 @@ func TestEveryCommandMayFail(t *testing.T) {
 	}
 }
 
+// TestQueuesOutliveRemovedDevice closes everything on a device that answers EIO
+// to every destroy.
+func TestQueuesOutliveRemovedDevice(t *testing.T) {
+	k := newFakeKernel(t)
+	ctx, err := uverbs.NewDevice(k).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, k: k, ctx: ctx, drv: ctx.Driver().(*contextDriver)}
+	if r.pd, err = ctx.AllocPD(); err != nil {
+		t.Fatal(err)
+	}
+	cq := r.cq(7)
+	qp, err := r.pd.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeRC, SendCQ: cq, RecvCQ: cq, Cap: uverbs.QPCap{MaxSendWR: 4, MaxSendSGE: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.fail = func(object, method uint16) error { return syscall.EIO }
+	if err := qp.Close(); !errors.Is(err, syscall.EIO) {
+		t.Errorf("%v", err)
+	}
+	ctx.Close()
+	if n, err := qp.PostSend([]uverbs.SendWR{{Opcode: uverbs.WRSend}}); n != 0 || err == nil {
+		t.Errorf("post after close: %d, %v", n, err)
+	}
+	if len(k.pages) != 0 {
+		t.Errorf("%d UAR pages are still mapped", len(k.pages))
+	}
+	if q := quePair(qp); r.drv.qps.lookup(q.key) != nil {
+		t.Error("the QP was not abandoned")
+	}
+}
+
+func quePair(u *uverbs.QP) *qp { return u.Driver().(*qp) }
+
 // FuzzUContext opens devices that answer anything to GET_CONTEXT, and uses them.
 func FuzzUContext(f *testing.F) {
 	for _, s := range []string{ucontextDynamic, ucontextStatic} {

@@ -341,7 +341,14 @@ func (r *rig) newQP(typ uverbs.QPType, cqDepth int, cap uverbs.QPCap) *qp {
 		r.t.Fatal(err)
 	}
 	r.k.nextQPN++
-	return r.qpWith(typ, r.cq(cqDepth), r.cq(cqDepth), layout, false, r.k.nextQPN-1, 0)
+	send, recv := r.cq(cqDepth), r.cq(cqDepth)
+	q := r.qpWith(typ, send, recv, layout, false, r.k.nextQPN-1, 0)
+	r.t.Cleanup(func() {
+		q.Close()
+		send.Close()
+		recv.Close()
+	})
+	return q
 }
 
 func (r *rig) ah() *uverbs.AH {

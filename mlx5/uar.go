@@ -222,7 +222,9 @@ func (u *uars) release(reg *bfreg) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.dynamic {
-		u.free = append(u.free, reg)
+		if u.pages != nil { // else the context is closed
+			u.free = append(u.free, reg)
+		}
 		return
 	}
 	reg.users--
