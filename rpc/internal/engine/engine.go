@@ -313,11 +313,17 @@ func (e *Engine) Abandon(now int64) {
 	}
 }
 
-// push appends an empty Tx to dest's session s with the header of kind filled
+// push appends a Tx without data for session s with the header of kind filled
 // in, and returns it.
 func (e *Engine) push(s *Session, kind Kind, typ, slot uint8, seq uint32) *Tx {
-	e.Tx = append(e.Tx, Tx{Dest: s.dest, HeadLen: HeaderBytes})
-	tx := &e.Tx[len(e.Tx)-1]
+	n := len(e.Tx)
+	if n == cap(e.Tx) {
+		e.Tx = append(e.Tx, Tx{})
+	} else {
+		e.Tx = e.Tx[:n+1] // what is behind HeadLen may stay from the last use
+	}
+	tx := &e.Tx[n]
+	tx.Dest, tx.Token, tx.HeadLen, tx.Data = s.dest, 0, HeaderBytes, Mem{}
 	h := Header{Kind: kind, Type: typ, Slot: slot, Session: s.remote, Token: s.remoteToken, Seq: seq}
 	h.Put((*[HeaderBytes]byte)(tx.Head[:]))
 	e.Stats.TxDatagrams++
