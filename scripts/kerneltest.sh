@@ -1,0 +1,385 @@
+#!/usr/bin/env bash
+# Runs the tests on a real Linux kernel with Soft-RoCE (rdma_rxe), in a virtual
+# machine: QEMU without KVM, so that it needs no rights and runs anywhere.
+#
+#   scripts/kerneltest.sh                           all tests, on kernel 6.1
+#   scripts/kerneltest.sh --kernel all              on 6.1 and 6.12
+#   scripts/kerneltest.sh --test ./uverbs -- -test.run Guest -test.v
+#                                                   one package's tests, with these flags
+#   scripts/kerneltest.sh --exec 'rrpc devices'     a shell command; busybox, ip, rdma, tc, rrpc are there
+#
+#   --kernel V     6.1 (the default), 6.12, or all
+#   --run REGEX    of the standard jobs, those whose name matches
+#   --list         the names of the standard jobs
+#   --test PKG     may be given several times; words after -- go to the test binaries
+#   --exec CMD     the same as --shell-cmd; may be given several times; after the tests
+#   --tools        put ibverbs-utils, perftest and strace into the guest
+#   --timeout S    seconds that one job of --test or --exec may take (120)
+#   --qemu ARG     one more word for QEMU's command line; may be given several times
+#   --keep         keep the initramfs and what went into it
+#   --update       look for newer kernel and program packages
+#
+# Everything that is downloaded or built lies in .cache/kerneltest; the kernel's
+# console goes to console-VERSION.log there, all that the jobs wrote to
+# output-VERSION.log. In the guest, /src/PKG holds each package's testdata and is
+# the working directory of its tests, and RRPC_GUEST=1 says where they are.
+#
+# Exit code: 0 everything passed, 1 a job failed, 2 wrong usage, 3 something that
+# is needed cannot be had, 4 the guest did not start or died.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+repo=$PWD
+cache=$repo/.cache/kerneltest
+
+command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
+export CGO_ENABLED=0 GOOS=linux GOARCH=amd64
+export GOFLAGS="${GOFLAGS:+$GOFLAGS }-buildvcs=false"
+
+# Debian's releases that have the kernels. A private list of sources and a
+# private state of apt: the machine's own stay as they are.
+declare -A suite=([6.1]=bookworm [6.12]=trixie)
+mirror=${KERNELTEST_MIRROR:-http://deb.debian.org}
+# What the guest's programs are taken from, whatever its kernel.
+userland=bookworm
+
+# Loaded in the guest. crc32 is in no module's list of dependencies, but the
+# older rdma_rxe looks for it by name. ib_umad, rdma_ucm: as on real machines.
+modules="crc32_generic? ib_uverbs ib_umad rdma_ucm rdma_rxe veth dummy sch_netem virtio_net virtio_pci e1000"
+
+# dash is the shell, because busybox's prefers busybox's own ip, which knows no
+# veth pairs.
+programs="busybox dash ip rdma tc"
+packages="busybox-static dash iproute2"
+tool_programs="ibv_devinfo ibv_rc_pingpong ibv_ud_pingpong ibv_srq_pingpong ib_send_lat ib_send_bw ib_read_lat ib_read_bw ib_write_lat ib_write_bw ib_atomic_lat strace"
+tool_packages="ibverbs-utils ibverbs-providers perftest strace"
+tool_files="etc/libibverbs.d/rxe.driver usr/lib/x86_64-linux-gnu/libibverbs/librxe-rdmav34.so"
+
+# The packages with tests that mean something on a real kernel.
+test_packages="./internal/kernel ./uverbs ./uverbs/rxe ./uverbs/verbstest ./rpc ./rpc/rpctest"
+
+usage() {
+	sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//p}' "$repo/scripts/kerneltest.sh"
+}
+
+die() {
+	local code=$1
+	shift
+	echo "kerneltest: $*" >&2
+	exit "$code"
+}
+
+kernels=6.1 run_regex=. list= keep= update= tools= timeout=120
+tests=() commands=() test_args=() qemu_args=()
+
+parse() {
+	while (($#)); do
+		case $1 in
+		--kernel | --run | --test | --exec | --shell-cmd | --timeout | --qemu)
+			(($# > 1)) || die 2 "$1 wants an argument; --help lists the options"
+			;;&
+		--kernel)
+			case $2 in
+			all) kernels="6.1 6.12" ;;
+			6.1 | 6.12) kernels=$2 ;;
+			*) die 2 "--kernel $2: 6.1, 6.12 or all" ;;
+			esac
+			shift
+			;;
+		--run) run_regex=$2 && shift ;;
+		--test) tests+=("$2") && shift ;;
+		--exec | --shell-cmd) commands+=("$2") && shift ;;
+		--timeout)
+			[[ $2 =~ ^[1-9][0-9]*$ ]] || die 2 "--timeout $2: a number of seconds"
+			timeout=$2 && shift
+			;;
+		--qemu) qemu_args+=("$2") && shift ;;
+		--list) list=1 ;;
+		--tools) tools=1 ;;
+		--keep) keep=1 ;;
+		--update) update=1 ;;
+		-h | --help)
+			usage
+			exit 0
+			;;
+		--)
+			shift
+			((${#tests[@]})) || die 2 "words after -- are for --test"
+			test_args=("$@")
+			return
+			;;
+		*) die 2 "no option $1; --help lists them" ;;
+		esac
+		shift
+	done
+}
+
+# --- what is needed -----------------------------------------------------------
+
+need_qemu() {
+	command -v qemu-system-x86_64 >/dev/null && command -v xz >/dev/null && command -v flock >/dev/null && return
+	[[ $(id -u) == 0 ]] && command -v apt-get >/dev/null ||
+		die 3 "needs qemu-system-x86_64, xz and flock (Debian: qemu-system-x86, xz-utils, util-linux)"
+	echo "kerneltest: installing qemu-system-x86"
+	export DEBIAN_FRONTEND=noninteractive
+	{
+		timeout 120 apt-get -qq update &&
+			timeout 300 apt-get -qq -y --no-install-recommends install qemu-system-x86 xz-utils util-linux
+	} </dev/null >"$cache/install.log" 2>&1 ||
+		{
+			tail -5 "$cache/install.log" >&2
+			die 3 "apt-get install qemu-system-x86 failed"
+		}
+}
+
+# apt SUITE PROGRAM ARGUMENT... runs a program of apt on the private lists.
+apt() {
+	local dir=$cache/apt-$1 program=$2
+	shift 2
+	timeout 300 "$program" -qq -o Dir::State="$dir/state" -o Dir::State::status="$dir/status" -o Dir::Cache="$dir/cache" \
+		-o Dir::Etc::sourcelist="$dir/sources.list" -o Dir::Etc::sourceparts=- -o Dir::Etc::preferences=/dev/null \
+		-o Dir::Etc::preferencesparts=/dev/null -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Architecture=amd64 \
+		-o APT::Architectures::=amd64 -o APT::Sandbox::User=root -o Debug::NoLocking=1 "$@" </dev/null
+}
+
+# lists SUITE reads the suite's lists of packages, once.
+lists() {
+	local dir=$cache/apt-$1 key=/usr/share/keyrings/debian-archive-keyring.gpg part
+	[[ -e $dir/updated ]] && return
+	command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || die 3 "needs apt-get and dpkg-deb to fetch Debian's packages"
+	[[ -e $key ]] || die 3 "needs $key (package debian-archive-keyring)"
+	mkdir -p "$dir/state/lists/partial" "$dir/cache/archives/partial"
+	: >"$dir/status"
+	for part in "$mirror/debian $1" "$mirror/debian-security $1-security"; do
+		echo "deb [arch=amd64 signed-by=$key] $part main"
+	done >"$dir/sources.list"
+	echo "kerneltest: reading Debian $1's lists of packages"
+	apt "$1" apt-get update || return 1
+	touch "$dir/updated"
+}
+
+# get_kernel VERSION unpacks the suite's current kernel to kernel-VERSION:
+# vmlinuz, modules (a link to lib/modules/RELEASE), release.
+get_kernel() {
+	local s=${suite[$1]} dir=$cache/kernel-$1 package new
+	[[ -e $dir/release ]] && return
+	lists "$s" || return 1
+	package=$(apt "$s" apt-cache depends linux-image-amd64 | sed -n "s/^ *Depends: \(linux-image-$1[.].*\)/\1/p") || return 1
+	[[ -n $package ]] || { echo "kerneltest: $s has no linux-image of $1" >&2 && return 1; }
+	echo "kerneltest: fetching $package"
+	new=$dir.new
+	rm -rf "$new" "$dir"
+	mkdir -p "$new"
+	(cd "$new" && apt "$s" apt-get download "$package") || return 1
+	# The boot loader's part and the modules; .xz modules stay as they are.
+	dpkg-deb -x "$new"/*.deb "$new/root" || return 1
+	mv "$new"/root/boot/vmlinuz-* "$new/vmlinuz"
+	if [[ -d $new/root/usr/lib/modules ]]; then mv "$new"/root/usr/lib/modules/* "$new/modules"; else mv "$new"/root/lib/modules/* "$new/modules"; fi
+	rm -rf "$new/root" "$new"/*.deb
+	echo "$package" >"$new/release"
+	mv "$new" "$dir"
+}
+
+# get_root NAME PACKAGE... unpacks the packages, and all that they depend on, to
+# root-NAME.
+get_root() {
+	local dir=$cache/root-$1 deb
+	shift
+	[[ -e $dir/packages && $(<"$dir/packages") == "$*" ]] && return
+	lists "$userland" || return 1
+	echo "kerneltest: fetching $*"
+	rm -rf "$dir" "$cache/apt-$userland"/cache/archives/*.deb
+	mkdir -p "$dir"
+	apt "$userland" apt-get -y --no-install-recommends --download-only install "$@" >/dev/null || return 1
+	for deb in "$cache/apt-$userland"/cache/archives/*.deb; do
+		dpkg-deb -x "$deb" "$dir" || return 1
+	done
+	rm -f "$cache/apt-$userland"/cache/archives/*.deb
+	echo "$*" >"$dir/packages"
+}
+
+# --- what runs in the guest ---------------------------------------------------
+
+# job NAME SECONDS puts the script on its standard input on the list.
+jobs=0
+job() {
+	jobs=$((jobs + 1))
+	mkdir -p "$tree/jobs"
+	{
+		printf '#!/bin/sh\n# timeout: %d\n' "$2"
+		cat
+	} >"$tree/jobs/$(printf %02d "$jobs")-$1"
+}
+
+# quote WORD... as one line of shell.
+quote() { printf '%q ' "$@"; }
+
+# build_test PACKAGE builds its tests, with the folder that they run in. It says
+# on its output where they are in the guest.
+build_test() {
+	local rel dir
+	rel=$(go list -f '{{.ImportPath}}' "$1")
+	rel=${rel#*/*/*/}
+	dir=$tree/src/$rel
+	mkdir -p "$dir"
+	go test -c -o "$dir/${rel##*/}.test" "./$rel" >&2
+	[[ -e $dir/${rel##*/}.test ]] || { echo "kerneltest: $1 has no tests" >&2 && return 1; }
+	[[ ! -d $rel/testdata ]] || cp -r "$rel/testdata" "$dir/"
+	echo "$rel"
+}
+
+# has PACKAGE says whether it stands in this tree.
+has() { [[ -n $(go list -f '{{.Name}}' "$1" 2>/dev/null) ]]; }
+
+# standard NAME: whether the standard job of that name is wanted. With --list it
+# prints the name instead.
+standard() {
+	if [[ $list ]]; then
+		echo "$1"
+		return 1
+	fi
+	[[ $1 =~ $run_regex ]]
+}
+
+standard_jobs() {
+	local p rel name
+	if standard devices; then
+		job devices 20 <<-'END'
+			set -e
+			rrpc devices | tee /tmp/devices
+			grep -q '^rxe0 ' /tmp/devices
+			grep -q '^rxe1 ' /tmp/devices
+		END
+	fi
+	for p in $test_packages; do
+		has "$p" || continue
+		name=$(tr / - <<<"${p#./}")
+		if standard "$name"; then
+			rel=$(build_test "$p") || die 1 "$p does not build"
+			job "$name" 180 <<<"cd /src/$rel && exec ./${rel##*/}.test -test.v -test.short -test.timeout 170s"
+		fi
+	done
+	if standard hello-sim; then
+		job hello-sim 60 <<<"rrpc hello --device sim"
+	fi
+	if has ./uverbs/rxe && standard hello-rxe; then
+		job hello-rxe 90 <<-'END'
+			set -e
+			echo "one process on rxe0, one on rxe1"
+			mkfifo /tmp/hold
+			rrpc hello --serve 10.7.0.1:7000 --until-eof --device rxe0 </tmp/hold &
+			exec 9>/tmp/hold
+			rrpc hello --connect 10.7.0.1:7000 --device rxe1
+			exec 9>&-
+			wait $!
+		END
+	fi
+}
+
+# make_tree builds our binaries and the list of jobs.
+make_tree() {
+	local p rel i=0
+	go build -o "$work/init" ./scripts/guest || die 1 "scripts/guest does not build"
+	mkdir -p "$tree/bin" "$tree/jobs"
+	install -m 644 scripts/guest/setup.sh "$tree/setup.sh"
+	ln -s dash "$tree/bin/sh"
+	if ((${#tests[@]} + ${#commands[@]} == 0)); then
+		go build -o "$tree/bin/rrpc" ./cmd/rrpc || die 1 "cmd/rrpc does not build"
+		standard_jobs
+		((jobs)) || die 2 "--run $run_regex: no standard job of that name; --list lists them"
+		return
+	fi
+	# What was asked for may not need it.
+	go build -o "$tree/bin/rrpc" ./cmd/rrpc || echo "kerneltest: cmd/rrpc does not build: the guest has no rrpc"
+	((${#test_args[@]})) || test_args=(-test.v)
+	for p in "${tests[@]}"; do
+		rel=$(build_test "$p") || die 1 "$p does not build"
+		job "${rel//\//-}" "$timeout" <<<"cd /src/$rel && exec ./${rel##*/}.test $(quote "${test_args[@]}")"
+	done
+	for p in "${commands[@]}"; do
+		i=$((i + 1))
+		job "exec$i" "$timeout" <<<"$p"
+	done
+}
+
+# --- the guest ----------------------------------------------------------------
+
+# pack VERSION writes the initramfs.
+pack() {
+	local root=$cache/root-base progs=$programs files=
+	if [[ $tools ]]; then
+		root=$cache/root-tools progs+=" $tool_programs" files=$tool_files
+	fi
+	"$work/guest" pack -o "$work/initrd-$1" -init "$work/init" -modules "$cache/kernel-$1/modules" -load "$modules" \
+		-root "$root" -programs "$progs" -root-files "$files" -tree "$tree"
+}
+
+# boot VERSION THREADS starts the guest and shows what comes of it, until it ends.
+boot() {
+	local console=$cache/console-$1.log output=$cache/output-$1.log code=0
+	: >"$console"
+	# The second serial port is the jobs' output. Longer than all jobs may take,
+	# so that a job's own limit speaks first.
+	nice -n 10 timeout -k 5 "$guest_limit" qemu-system-x86_64 -M q35 -cpu max -accel "tcg,thread=$2" -smp 2 -m 2048 \
+		-display none -monitor none -no-reboot -nodefaults -serial "file:$console" -serial stdio \
+		-kernel "$cache/kernel-$1/vmlinuz" -initrd "$work/initrd-$1" \
+		-append "console=ttyS0 loglevel=5 panic=-1 mitigations=off tsc=reliable" "${qemu_args[@]}" </dev/null |
+		tee "$output" || code=$?
+	((code != 124 && code != 137)) || echo "kerneltest: the guest was still running after $guest_limit s"
+}
+
+# guest VERSION runs all jobs on one kernel. The code is as the script's.
+guest() {
+	local start=$SECONDS output=$cache/output-$1.log last
+	pack "$1" || return 3
+	echo "kerneltest: Linux $1 ($(<"$cache/kernel-$1/release")), initramfs $(du -m "$work/initrd-$1" | cut -f1) MiB"
+	# Now and then a kernel dies at start-up under TCG, before /init says hello.
+	boot "$1" multi
+	if ! grep -qa '^guest: hello' "$output"; then
+		echo "kerneltest: no hello from the guest; once more, on one host thread"
+		boot "$1" single
+	fi
+	last=$(grep -a '^guest: ' "$output" | tail -1) || true
+	if [[ $last != "guest: end "* ]]; then
+		tail -n 30 "$cache/console-$1.log" | sed 's/^/console: /'
+		echo "kerneltest: Linux $1: the guest died; its last word was: ${last:-(nothing)}; see $cache/console-$1.log"
+		return 4
+	fi
+	grep -a '^ *--- FAIL\|^guest: FAILED\|^panic: ' "$output" | sed 's/^/kerneltest: /' || true
+	echo "kerneltest: Linux $1: ${last#guest: end } ($((SECONDS - start)) s)"
+	[[ $last == *" 0 failed" ]] || return 1
+}
+
+parse "$@"
+if [[ $list ]]; then
+	standard_jobs
+	exit 0
+fi
+mkdir -p "$cache"
+# One guest at a time: it keeps two cores busy, and the logs have one name.
+exec {lock}>"$cache/lock"
+flock -n "$lock" || { echo "kerneltest: waiting for another run to end" && flock "$lock"; }
+need_qemu
+if [[ $update ]]; then
+	rm -rf "$cache"/apt-* "$cache"/kernel-* "$cache"/root-*
+fi
+get_root base $packages || die 3 "cannot get the guest's programs"
+[[ ! $tools ]] || get_root tools $packages $tool_packages || die 3 "cannot get the tools"
+
+work=$(mktemp -d "$cache/run.XXXXXX")
+if [[ $keep ]]; then
+	echo "kerneltest: kept: $work"
+else
+	trap 'rm -rf "$work"' EXIT
+fi
+tree=$work/tree
+make_tree
+(unset GOOS GOARCH && go build -o "$work/guest" ./scripts/guest)
+guest_limit=$((60 + $(sed -n 's/^# timeout: //p' "$tree"/jobs/* | paste -sd+)))
+
+code=0
+for version in $kernels; do
+	get_kernel "$version" || die 3 "cannot get a kernel $version"
+	guest "$version" || { c=$? && ((code > c)) || code=$c; }
+done
+exit $code
