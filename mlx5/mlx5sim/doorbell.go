@@ -35,17 +35,22 @@ func (f *file) kick(page *byte, offset uint32) {
 	}
 	v := register(page, offset)
 	if offset == uarArm {
-		f.ringArm(uint32(v>>32), uint32(v)&0xffffff)
+		f.ringArm(page, uint32(v>>32), uint32(v)&0xffffff)
 		return
 	}
-	f.ringSend(uint32(v) >> 8)
+	f.ringSend(page, uint32(v)>>8)
 }
+
+// takes reports whether page is the UAR page u, which its QP or CQ was created
+// with. Stores to another page than that are ignored, as the device does: it is
+// what keeps processes from ringing each other's doorbells.
+func (u *uar) takes(page *byte) bool { return u != nil && len(u.mem) > 0 && &u.mem[0] == page }
 
 // ringSend handles a doorbell, the first two words of a control segment: they
 // name the QP. How far to go is in the doorbell record.
-func (f *file) ringSend(qpn uint32) {
+func (f *file) ringSend(page *byte, qpn uint32) {
 	q := f.dev.qps[qpn]
-	if q == nil || q.file != f {
+	if q == nil || q.file != f || !q.uar.takes(page) {
 		f.dev.stats.Drops.Doorbell++
 		return
 	}
@@ -65,15 +70,17 @@ func (f *file) ringSend(qpn uint32) {
 }
 
 // ringArm handles an arming of CQ cqn.
-func (f *file) ringArm(word, cqn uint32) {
-	if c := f.dev.cqs[cqn]; c != nil && c.file == f {
+func (f *file) ringArm(page *byte, word, cqn uint32) {
+	if c := f.dev.cqs[cqn]; c != nil && c.file == f && c.uar.takes(page) {
 		c.arm(word)
+	} else {
+		f.dev.stats.Drops.Doorbell++
 	}
 	if len(f.dev.cqs) == 1 {
 		return
 	}
 	for _, c := range f.dev.cqs {
-		if c.file != f || c.cqn == cqn {
+		if c.file != f || c.cqn == cqn || !c.uar.takes(page) {
 			continue
 		}
 		if w, ok := load32(f.dma, c.dbrec+dbArm); ok && w != c.eng.armWord {

@@ -271,6 +271,12 @@ func TestDoorbellOfAnotherFileIsIgnored(t *testing.T) {
 	if p.qa.sq.pi != 0 || p.a.d.stats.Drops.Doorbell != 1 {
 		t.Errorf("pi %d, %d doorbells dropped", p.qa.sq.pi, p.a.d.stats.Drops.Doorbell)
 	}
+	stray := node{rig: p.rig, d: p.a.d, f: p.a.f, page: make([]byte, uarPageBytes)} // its file, not its page
+	stray.ring(p.qa)
+	stray.arm(p.qa.sendCQ, false)
+	if p.qa.sq.pi != 0 || p.qa.sendCQ.armed || p.a.d.stats.Drops.Doorbell != 3 {
+		t.Errorf("pi %d, armed %v, %d doorbells dropped", p.qa.sq.pi, p.qa.sendCQ.armed, p.a.d.stats.Drops.Doorbell)
+	}
 	for _, offset := range []uint32{0, 0x18, 0x801, 0x7ff, 0xc00, 0xff8, 1 << 20} {
 		p.a.f.kick(&p.a.page[0], offset)
 	}

@@ -26,7 +26,7 @@ type scratch struct {
 }
 
 // find returns the MR of key if n bytes at addr of it may be accessed from a
-// QP of p. n = 0 needs no right but the MR itself.
+// QP of p, or nil.
 func (d *Device) find(p *pd, key uint32, addr, n uint64, access uint32) *mr {
 	m := d.mrs[key]
 	if m == nil || m.pd != p || m.access&access != access {

@@ -71,7 +71,8 @@ type node struct {
 	d    *Device
 	f    *file
 	pd   *pd
-	page []byte
+	uar  *uar
+	page []byte // of uar
 	keys uint32
 }
 
@@ -79,7 +80,8 @@ func (r *rig) node(d *Device) *node {
 	f := &file{dev: d, dma: r.arena, handles: map[uint32]object{}, events: map[int32]*eventFile{}, ready: true}
 	f.async = f.newEventFile(true)
 	d.files[f] = struct{}{}
-	return &node{rig: r, d: d, f: f, pd: &pd{file: f}, page: make([]byte, uarPageBytes), keys: uint32(len(d.mrs)+len(d.files)*16) + 0x1000}
+	page := make([]byte, uarPageBytes)
+	return &node{rig: r, d: d, f: f, pd: &pd{file: f}, uar: &uar{file: f, mem: page}, page: page, keys: uint32(len(d.mrs)+len(d.files)*16) + 0x1000}
 }
 
 // mr registers n bytes.
@@ -103,7 +105,7 @@ func (n *node) fill(m *mr, seed byte) []byte {
 }
 
 func (n *node) cq(size uint32) *cq {
-	c := &cq{file: n.f, cqn: 0x405 + uint32(len(n.d.cqs)), size: size, cqeSize: cqeBytes, user: uint64(len(n.d.cqs)) + 0xc0}
+	c := &cq{file: n.f, uar: n.uar, cqn: 0x405 + uint32(len(n.d.cqs)), size: size, cqeSize: cqeBytes, user: uint64(len(n.d.cqs)) + 0xc0}
 	c.buf, c.dbrec = n.alloc(uint64(size)*cqeBytes), n.alloc(8)
 	for i := range size {
 		n.at(c.buf+uint64(i+1)*cqeBytes-1, 1)[0] = 0xf0
@@ -128,7 +130,7 @@ func (n *node) qp(typ string, o qpOpts) *qp {
 		return *v
 	}
 	n.qpn++
-	q := &qp{file: n.f, pd: n.pd, qpn: or(&o.qpn, n.qpn), uidx: n.qpn & 0xff, typ: map[string]uint8{"UD": qpUD, "RC": qpRC}[typ], user: uint64(n.qpn)}
+	q := &qp{file: n.f, pd: n.pd, uar: n.uar, qpn: or(&o.qpn, n.qpn), uidx: n.qpn & 0xff, typ: map[string]uint8{"UD": qpUD, "RC": qpRC}[typ], user: uint64(n.qpn)}
 	q.sq = wq{size: or(&o.sqSize, 64), stride: wqebbBytes}
 	q.rq = wq{size: or(&o.rqSize, 16), stride: or(&o.rqStride, 32)}
 	q.rq.buf = n.alloc(uint64(q.rq.size * q.rq.stride))
