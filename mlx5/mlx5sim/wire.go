@@ -245,5 +245,5 @@ func (q *qp) isPeer(a netip.Addr) bool {
 func (q *qp) wireReset() {
 	r := &q.req
 	*r = requester{ops: r.ops, touched: r.touched, timed: r.timed}
-	q.resp = responder{}
+	q.resp = responder{path: q.resp.path, epsn: q.resp.epsn, msn: q.resp.msn}
 }

@@ -12,13 +12,13 @@ import (
 // answers leave at the end of the burst. READs queue up as jobs, and nothing that
 // would acknowledge a later request leaves before them.
 type responder struct {
-	ready bool
+	ready bool // all of it is set up; path, epsn and msn outlive it for a last NAK
 	path  path
 	mtu   uint32
 
 	epsn uint32 // expected PSN
 	msn  uint32 // messages executed
-	nak  bool   // a NAK for epsn was answered: silence until it comes
+	nak  bool   // epsn was asked for with a NAK: no other until it comes
 
 	owed  owed // the answer to send behind the jobs
 	owedS roce.Syndrome
@@ -74,7 +74,7 @@ func (q *qp) startResponder() {
 	r.ready = true
 	r.mtu = q.pathMTUBytes()
 	r.path, _ = q.file.dev.pathTo(q.attr.dest.dgid) // without one, no packet has the right source
-	r.epsn = q.attr.rqPSN & psnMask
+	r.epsn, r.msn = q.attr.rqPSN&psnMask, 0
 	r.msg = opNOP
 }
 
@@ -104,7 +104,9 @@ func (q *qp) onRequest(p *roce.Packet) {
 // responder until the packet comes that it asks for.
 func (q *qp) owe(what owed, s roce.Syndrome) {
 	q.resp.owed, q.resp.owedS = what, s
-	q.resp.nak = what == owedNAK
+	if what == owedNAK {
+		q.resp.nak = true
+	}
 	q.touch()
 }
 
@@ -222,8 +224,8 @@ func (q *qp) beginRecv() bool {
 		q.file.dev.stats.RNRNaks++
 		q.owe(owedNAK, roce.RNR(q.attr.minRNRTimer))
 		return false
-	case recvDead:
-		q.fatalNAK(roce.NAKRemoteOp)
+	case recvDead: // and the QP in ERR already
+		q.sendAck(roce.NAKRemoteOp, q.resp.epsn)
 		return false
 	}
 	return true

@@ -78,11 +78,15 @@ func TestGapIsNAKedOnceUntilItIsFilled(t *testing.T) {
 	s.wantAnswers("gap", answer{0x200, roce.NAKSequence, 0})
 	s.give(s.only(0x203, "d"))
 	s.wantAnswers("silence")
+	s.give(s.only(0x1ff, "old"))
+	s.wantAnswers("a duplicate meanwhile", answer{0x1ff, roce.Ack, 0})
+	s.give(s.only(0x203, "d"))
+	s.wantAnswers("still silence")
 	s.give(s.only(0x200, "a"), s.only(0x201, "b"))
 	s.wantAnswers("filled", answer{0x201, roce.Ack, 2})
 	s.give(s.only(0x203, "d"))
 	s.wantAnswers("the next gap", answer{0x202, roce.NAKSequence, 2})
-	if st := s.d.Stats(); st.SequenceNaks != 2 || st.Drops.OutOfOrder != 4 {
+	if st := s.d.Stats(); st.SequenceNaks != 2 || st.Drops.OutOfOrder != 5 {
 		t.Errorf("%+v", st)
 	}
 }
@@ -272,6 +276,16 @@ func TestBrokenRequestsAreRefused(t *testing.T) {
 			s.give(s.only(0x201, "dead"))
 			s.wantAnswers("a QP in ERR is silent")
 		})
+	}
+}
+
+func TestReceiveQueueThatOverflowedIsARemoteOperationError(t *testing.T) {
+	s := newStranger(t, nil)
+	be.PutUint32(s.at(s.q.dbrec, 4), 0x8000) // announces more than the RQ holds
+	s.give(s.only(0x200, "x"))
+	s.wantAnswers("broken", answer{0x200, roce.NAKRemoteOp, 0})
+	if s.q.attr.state != stateErr {
+		t.Errorf("QP in state %d", s.q.attr.state)
 	}
 }
 
