@@ -188,11 +188,11 @@ func (sl *serverSlot) run(data []byte) {
 	}
 	sl.handle = h
 	h.data = data
-	h.replied.Store(false)
+	h.over = false
 	sl.state = serverHandling
 	e.Stats.Handled++
 	buf, err := e.invoke(fn, h)
-	if err == ErrDeferred || h.replied.Swap(true) || sl.handle != h {
+	if err == ErrDeferred || sl.handle != h || h.taken() {
 		// Somebody has the Handle, or took the reply while the handler ran. The
 		// next request gets a Handle of its own.
 		sl.discard(buf)
