@@ -2,10 +2,10 @@ package mlx5
 
 import "golang.org/x/sys/unix"
 
-// allocMemory returns n bytes of zeroed, page-aligned memory outside the Go
-// heap. A child process does not inherit it: a copy-on-write fault in the
-// parent would take the page away from the device.
-func allocMemory(n int) ([]byte, error) {
+// mapMemory maps memory outside the Go heap. A child process does not inherit
+// it: a copy-on-write fault in the parent would take the page away from the
+// device.
+func mapMemory(n int) ([]byte, error) {
 	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, err
@@ -17,9 +17,4 @@ func allocMemory(n int) ([]byte, error) {
 	return mem, nil
 }
 
-func freeMemory(mem []byte) error {
-	if mem == nil {
-		return nil
-	}
-	return unix.Munmap(mem)
-}
+func unmapMemory(mem []byte) error { return unix.Munmap(mem) }
