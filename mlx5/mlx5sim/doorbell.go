@@ -1,13 +1,12 @@
 package mlx5sim
 
 // UAR page, PRM "User Access Region". A page of 4096 bytes has the CQ arm
-// register and two BlueFlame registers of two halves each; either half of either
-// takes doorbells of any QP.
+// register and, at 0x800 and 0xa00, two BlueFlame registers of two halves each;
+// either half of either takes doorbells of any QP.
 const (
 	uarPageBytes  = 4096
 	uarArm        = 0x20
 	uarBlueFlame0 = 0x800
-	uarBlueFlame1 = 0xa00
 	uarHalfBytes  = 0x100
 	uarEnd        = 0xc00
 )
