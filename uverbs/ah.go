@@ -38,7 +38,7 @@ func (pd *PD) CreateAH(attr *AHAttr) (*AH, error) {
 		out := new(abi.Ib_uverbs_create_ah_resp)
 		cmd := c.writeCommand(abi.IB_USER_VERBS_CMD_CREATE_AH, kernel.Bytes(in), kernel.Bytes(out))
 		cmd.UHW(nil, uhwOut)
-		if err := cmd.Run(c.file); err != nil {
+		if err := c.run(cmd); err != nil {
 			return err
 		}
 		ah.issued = true
@@ -65,7 +65,7 @@ func (ah *AH) Driver() any { return ah.drv }
 func (ah *AH) destroy() error {
 	cmd := ah.pd.ctx.command(abi.UVERBS_OBJECT_AH, abi.UVERBS_METHOD_AH_DESTROY)
 	cmd.Object(abi.UVERBS_ATTR_DESTROY_AH_HANDLE, ah.handle)
-	return cmd.Run(ah.pd.ctx.file)
+	return ah.pd.ctx.runDestroy(cmd)
 }
 
 // Close destroys the address handle.

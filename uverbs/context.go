@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/rrppcc-go/rrppcc/internal/abi"
@@ -24,18 +25,20 @@ type Context struct {
 	netdevs func() ([]netdev, error) // of this network namespace
 
 	numCompVectors uint32
+	removed        atomic.Bool // the kernel said that the device is gone
 
 	mu         sync.Mutex
 	closed     bool
 	nextHandle uint64         // user handles: never reused, never 0
 	cqs        map[uint64]*CQ // by user handle
 	qps        map[uint64]*QP // by user handle
+	srqs       map[uint64]*SRQ
 	channels   map[*CompChannel]struct{}
 }
 
 func newContext(d *Device, file kernel.File, p Provider) (*Context, error) {
 	c := &Context{dev: d, file: file, netdevs: hostNetdevs,
-		cqs: make(map[uint64]*CQ), qps: make(map[uint64]*QP), channels: make(map[*CompChannel]struct{})}
+		cqs: make(map[uint64]*CQ), qps: make(map[uint64]*QP), srqs: make(map[uint64]*SRQ), channels: make(map[*CompChannel]struct{})}
 	drv, err := p.OpenContext(c)
 	if err != nil {
 		file.Close()
@@ -65,7 +68,7 @@ func (c *Context) GetContext(uhwIn, uhwOut []byte) error {
 	cmd.Out(abi.UVERBS_ATTR_GET_CONTEXT_NUM_COMP_VECTORS, kernel.Bytes(&out.vectors))
 	cmd.Out(abi.UVERBS_ATTR_GET_CONTEXT_CORE_SUPPORT, kernel.Bytes(&out.support))
 	cmd.UHW(uhwIn, uhwOut)
-	if err := cmd.Run(c.file); err != nil {
+	if err := c.run(cmd); err != nil {
 		return err
 	}
 	c.numCompVectors = out.vectors
@@ -94,10 +97,10 @@ func (c *Context) NumCompVectors() int { return int(c.numCompVectors) }
 func (c *Context) QueryDevice() (*DeviceAttr, error) {
 	in := new(abi.Ib_uverbs_ex_query_device)
 	out := new(abi.Ib_uverbs_ex_query_device_resp)
-	err := c.writeCommand(abi.IB_USER_VERBS_EX_CMD_QUERY_DEVICE, kernel.Bytes(in), kernel.Bytes(out)).Run(c.file)
+	err := c.run(c.writeCommand(abi.IB_USER_VERBS_EX_CMD_QUERY_DEVICE, kernel.Bytes(in), kernel.Bytes(out)))
 	if errors.Is(err, syscall.EOPNOTSUPP) || errors.Is(err, syscall.ENOSYS) {
 		in := new(abi.Ib_uverbs_query_device)
-		err = c.writeCommand(abi.IB_USER_VERBS_CMD_QUERY_DEVICE, kernel.Bytes(in), kernel.Bytes(&out.Base)).Run(c.file)
+		err = c.run(c.writeCommand(abi.IB_USER_VERBS_CMD_QUERY_DEVICE, kernel.Bytes(in), kernel.Bytes(&out.Base)))
 	}
 	if err != nil {
 		return nil, opError("query", "device "+c.dev.Name(), err)
@@ -137,7 +140,7 @@ func (c *Context) QueryPort(port uint8) (*PortAttr, error) {
 	cmd := c.command(abi.UVERBS_OBJECT_DEVICE, abi.UVERBS_METHOD_QUERY_PORT)
 	cmd.Const(abi.UVERBS_ATTR_QUERY_PORT_PORT_NUM, uint64(port))
 	cmd.Out(abi.UVERBS_ATTR_QUERY_PORT_RESP, kernel.Bytes(out))
-	if err := cmd.Run(c.file); err != nil {
+	if err := c.run(cmd); err != nil {
 		return nil, opError("query", fmt.Sprintf("port %d of %s", port, c.dev.Name()), err)
 	}
 	p := &out.Legacy_resp
@@ -177,10 +180,13 @@ func (c *Context) QueryPKey(port uint8, index int) (uint16, error) {
 // with [ErrClosed], a device that goes away with [ErrDeviceRemoved].
 func (c *Context) WaitAsyncEvent(ctx context.Context) (AsyncEvent, error) {
 	desc := new(abi.Ib_uverbs_async_event_desc)
-	if err := readEvent(ctx, c.async, kernel.Bytes(desc)); err != nil {
+	if err := c.readEvent(ctx, c.async, kernel.Bytes(desc)); err != nil {
 		return AsyncEvent{}, opError("read", "async event", err)
 	}
 	ev := AsyncEvent{Type: EventType(desc.Event_type)}
+	if ev.Type == EventDeviceFatal {
+		c.fatal()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch ev.Type.object() {
@@ -188,6 +194,8 @@ func (c *Context) WaitAsyncEvent(ctx context.Context) (AsyncEvent, error) {
 		ev.CQ = c.cqs[desc.Element]
 	case "qp":
 		ev.QP = c.qps[desc.Element]
+	case "srq":
+		ev.SRQ = c.srqs[desc.Element]
 	case "port":
 		ev.Port = uint8(desc.Element)
 	}
@@ -195,9 +203,11 @@ func (c *Context) WaitAsyncEvent(ctx context.Context) (AsyncEvent, error) {
 }
 
 // readEvent reads exactly one record from an event file.
-func readEvent(ctx context.Context, file kernel.EventFile, record []byte) error {
+func (c *Context) readEvent(ctx context.Context, file kernel.EventFile, record []byte) error {
 	n, err := file.ReadEvent(ctx, record)
 	switch {
+	case errors.Is(err, fs.ErrClosed) && file == c.async && c.removed.Load() && !c.isClosed():
+		return fmt.Errorf("%w: %w", ErrDeviceRemoved, syscall.EIO)
 	case errors.Is(err, fs.ErrClosed):
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	case errors.Is(err, syscall.EIO):
@@ -210,7 +220,7 @@ func readEvent(ctx context.Context, file kernel.EventFile, record []byte) error 
 	return nil
 }
 
-// Close closes the device. CQs, QPs and completion channels that are still open
+// Close closes the device. CQs, QPs, SRQs and completion channels that are still open
 // are closed with it, and nobody may use their queues any more; the kernel
 // destroys what is left of the other objects.
 func (c *Context) Close() error {
@@ -220,7 +230,7 @@ func (c *Context) Close() error {
 		return opError("close", "device "+c.dev.Name(), ErrClosed)
 	}
 	c.closed = true // nothing is added to the maps any more
-	qps, cqs := slices.Collect(maps.Values(c.qps)), slices.Collect(maps.Values(c.cqs))
+	qps, cqs, srqs := slices.Collect(maps.Values(c.qps)), slices.Collect(maps.Values(c.cqs)), slices.Collect(maps.Values(c.srqs))
 	channels := slices.Collect(maps.Keys(c.channels))
 	c.mu.Unlock()
 
@@ -228,22 +238,36 @@ func (c *Context) Close() error {
 	for _, qp := range qps {
 		qp.Close()
 	}
+	for _, srq := range srqs {
+		srq.Close()
+	}
 	for _, cq := range cqs {
 		cq.Close()
 	}
 	for _, ch := range channels {
 		ch.Close()
 	}
-	errs := []error{c.async.Close(), c.drv.Close(), c.file.Close()}
+	var errs []error
+	if err := c.async.Close(); !errors.Is(err, fs.ErrClosed) { // a device that went away has ended it
+		errs = append(errs, err)
+	}
 	// What the kernel did not destroy one by one (it answers EIO to everything
-	// once the device is gone) went with the file. Only now is the queues'
-	// memory free.
+	// once the device is gone) goes with the file. Its queues' memory may be
+	// unmapped before: the kernel holds the pages until then. The provider comes
+	// after them, because they use what it shares out.
 	for _, qp := range qps {
 		errs = append(errs, qp.abandon())
+	}
+	for _, srq := range srqs {
+		errs = append(errs, srq.abandon())
 	}
 	for _, cq := range cqs {
 		errs = append(errs, cq.abandon())
 	}
+	if err := c.drv.Close(); err != nil && !c.lost(err) { // its objects went with the device
+		errs = append(errs, err)
+	}
+	errs = append(errs, c.file.Close())
 	return opError("close", "device "+c.dev.Name(), errors.Join(errs...))
 }
 
@@ -257,6 +281,12 @@ func (c *Context) adopt(add func()) error {
 	}
 	add()
 	return nil
+}
+
+func (c *Context) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
 }
 
 func (c *Context) userHandle() uint64 {

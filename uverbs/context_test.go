@@ -197,7 +197,13 @@ func TestDeviceThatVanishesLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.fail = func(int, *fakeCommand) syscall.Errno { return syscall.EIO }
-	if err := o.qp.Close(); !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "dmesg") {
+	for what, err := range map[string]error{"modify": o.qp.Modify(&QPAttr{}, AttrState), "query": second(o.qp.Query()), "pd": second(c.AllocPD()),
+		"mr": second(o.pd.RegisterMR(mrMemory, 0)), "port": second(c.QueryPort(1)), "device": second(c.QueryDevice())} {
+		if !errors.Is(err, ErrDeviceRemoved) || !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s: %v, want ErrDeviceRemoved", what, err)
+		}
+	}
+	if err := o.qp.Close(); err != nil {
 		t.Errorf("QP: %v", err)
 	}
 	if err := c.Close(); err != nil {
@@ -211,6 +217,35 @@ func TestDeviceThatVanishesLeavesNothing(t *testing.T) {
 		t.Errorf("CQ after the context: %v", err)
 	}
 }
+
+// A driver may answer EIO for its firmware while the device is there.
+func TestFirmwareErrorIsNoRemoval(t *testing.T) {
+	k := newFakeKernel()
+	c := open(t, k)
+	o, err := use(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.fail = func(_ int, cmd *fakeCommand) syscall.Errno {
+		if cmd.method == abi.UVERBS_METHOD_INFO_HANDLES && cmd.object == abi.UVERBS_OBJECT_DEVICE {
+			return 0
+		}
+		return syscall.EIO
+	}
+	if err := o.qp.Close(); !errors.Is(err, syscall.EIO) || errors.Is(err, ErrDeviceRemoved) || !strings.Contains(err.Error(), "dmesg") {
+		t.Errorf("QP: %v", err)
+	}
+	k.fail = nil
+	if err := o.close(); err != nil {
+		t.Errorf("later: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	checkNothingLeft(t, k)
+}
+
+func second[T any](_ T, err error) error { return err }
 
 func TestContextCloseTakesWhatIsStillOpen(t *testing.T) {
 	k := newFakeKernel()

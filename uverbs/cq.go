@@ -24,7 +24,7 @@ type CompChannel struct {
 func (c *Context) CreateCompChannel() (*CompChannel, error) {
 	in := new(abi.Ib_uverbs_create_comp_channel)
 	out := new(abi.Ib_uverbs_create_comp_channel_resp)
-	if err := c.writeCommand(abi.IB_USER_VERBS_CMD_CREATE_COMP_CHANNEL, kernel.Bytes(in), kernel.Bytes(out)).Run(c.file); err != nil {
+	if err := c.run(c.writeCommand(abi.IB_USER_VERBS_CMD_CREATE_COMP_CHANNEL, kernel.Bytes(in), kernel.Bytes(out))); err != nil {
 		return nil, opError("create", "completion channel", err)
 	}
 	file, err := c.file.Events(int32(out.Fd))
@@ -47,7 +47,7 @@ func (c *Context) CreateCompChannel() (*CompChannel, error) {
 func (ch *CompChannel) Wait(ctx context.Context) (*CQ, error) {
 	desc := new(abi.Ib_uverbs_comp_event_desc)
 	for {
-		if err := readEvent(ctx, ch.file, kernel.Bytes(desc)); err != nil {
+		if err := ch.ctx.readEvent(ctx, ch.file, kernel.Bytes(desc)); err != nil {
 			return nil, opError("wait", "completion channel", err)
 		}
 		// Under the lock, because a CQ leaves the map before its queue's memory
@@ -123,7 +123,7 @@ func (c *Context) CreateCQ(attr *CQInitAttr) (*CQ, error) {
 		cmd.U32(abi.UVERBS_ATTR_CREATE_CQ_COMP_VECTOR, uint32(attr.Vector))
 		cmd.FD(abi.UVERBS_ATTR_CREATE_CQ_EVENT_FD, c.async.FD(), true)
 		cmd.UHW(uhwIn, uhwOut)
-		if err := cmd.Run(c.file); err != nil {
+		if err := c.run(cmd); err != nil {
 			return 0, err
 		}
 		issued = true
@@ -157,6 +157,34 @@ func (cq *CQ) Driver() CQDriver { return cq.drv }
 // Depth returns the number of completions that the queue holds.
 func (cq *CQ) Depth() int { return cq.drv.Depth() }
 
+// Resize changes the queue's depth; the completions that are in it stay. Nobody
+// may poll or arm meanwhile. It fails with EINVAL if they do not fit, and with
+// [ErrNotSupported] where the provider cannot.
+func (cq *CQ) Resize(depth int) error {
+	r, ok := cq.drv.(CQResizer)
+	if !ok {
+		return cq.ctx.lacks("resize", "cq", "resizing of CQs")
+	}
+	if depth <= 0 {
+		return &Error{Op: "resize", Object: "cq", Err: syscall.EINVAL, Hint: fmt.Sprintf("depth %d", depth)}
+	}
+	cq.mu.Lock()
+	defer cq.mu.Unlock()
+	if cq.closed.Load() {
+		return opError("resize", "cq", ErrClosed)
+	}
+	return opError("resize", "cq", r.Resize(depth, func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error) {
+		in := &abi.Ib_uverbs_resize_cq{Cq_handle: cq.handle, Cqe: cqe}
+		out := new(abi.Ib_uverbs_resize_cq_resp)
+		cmd := cq.ctx.writeCommand(abi.IB_USER_VERBS_CMD_RESIZE_CQ, kernel.Bytes(in), kernel.Bytes(out))
+		cmd.UHW(uhwIn, uhwOut)
+		if err := cq.ctx.run(cmd); err != nil {
+			return 0, err
+		}
+		return out.Cqe, nil
+	}))
+}
+
 // Poll moves up to len(wc) completions into wc, oldest first, and returns how
 // many. It never blocks and never allocates. With an error the first n are
 // valid all the same.
@@ -171,7 +199,7 @@ func (cq *CQ) destroy() error {
 	cmd := cq.ctx.command(abi.UVERBS_OBJECT_CQ, abi.UVERBS_METHOD_CQ_DESTROY)
 	cmd.Object(abi.UVERBS_ATTR_DESTROY_CQ_HANDLE, cq.handle)
 	cmd.Out(abi.UVERBS_ATTR_DESTROY_CQ_RESP, kernel.Bytes(out))
-	return cmd.Run(cq.ctx.file)
+	return cq.ctx.runDestroy(cmd)
 }
 
 // Close destroys the queue. It fails with EBUSY while a QP uses it, and the
@@ -188,8 +216,7 @@ func (cq *CQ) Close() error {
 	return opError("close", "cq", cq.release())
 }
 
-// abandon frees the queue after the kernel has destroyed all of the context's
-// objects.
+// abandon frees the queue of a CQ that the kernel destroys with the context.
 func (cq *CQ) abandon() error {
 	cq.mu.Lock()
 	defer cq.mu.Unlock()

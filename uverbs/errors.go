@@ -41,9 +41,12 @@ var (
 	ErrNoProvider = errors.New("no provider for this driver")
 	// ErrClosed says that the object was closed before.
 	ErrClosed = errors.New("object is closed")
-	// ErrDeviceRemoved says that an event file ended because the device, or its
-	// driver, is gone. Close everything; nothing of the context works again.
+	// ErrDeviceRemoved says that the device, or its driver, is gone. Close
+	// everything, which works; nothing else of the context works again. It
+	// comes with the kernel's EIO.
 	ErrDeviceRemoved = errors.New("the device was removed")
+	// ErrNotSupported says that the device's provider cannot do this.
+	ErrNotSupported = errors.New("not supported by the provider")
 	// ErrPortDown says that the port is not active.
 	ErrPortDown = errors.New("port is not active")
 	// ErrNoGID says that no entry of the port's GID table can be used from here.
@@ -67,6 +70,11 @@ var (
 	ErrBadAH error = &dataError{"work request needs an address handle of this device", syscall.EINVAL}
 	// ErrQPState: the QP is closed (EINVAL).
 	ErrQPState error = &dataError{"QP is not in a state for this work request", syscall.EINVAL}
+	// ErrQPUsesSRQ: PostRecv on a QP that receives from an SRQ (EINVAL).
+	ErrQPUsesSRQ error = &dataError{"the QP receives from its SRQ", syscall.EINVAL}
+	// ErrDataRemoved is ErrDeviceRemoved on the data path, where the doorbell
+	// goes through the kernel.
+	ErrDataRemoved error = &dataRemoved{}
 	// ErrCQCorrupt: the completion queue holds an entry that cannot be (EIO).
 	ErrCQCorrupt error = &dataError{"malformed completion queue entry", syscall.EIO}
 )
@@ -75,6 +83,12 @@ type dataError struct {
 	msg   string
 	errno syscall.Errno
 }
+
+// dataRemoved is both ErrDeviceRemoved and the errno.
+type dataRemoved struct{}
+
+func (*dataRemoved) Error() string   { return "uverbs: " + ErrDeviceRemoved.Error() }
+func (*dataRemoved) Unwrap() []error { return []error{ErrDeviceRemoved, syscall.EIO} }
 
 func (e *dataError) Error() string { return "uverbs: " + e.msg }
 func (e *dataError) Unwrap() error { return e.errno }

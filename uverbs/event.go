@@ -53,11 +53,12 @@ func (t EventType) object() string {
 	return ""
 }
 
-// AsyncEvent is a struct ibv_async_event. CQ or QP is nil where the event is
-// not about one, or about one that is closed.
+// AsyncEvent is a struct ibv_async_event. CQ, QP or SRQ is nil where the event
+// is not about one, or about one that is closed.
 type AsyncEvent struct {
 	Type EventType
 	CQ   *CQ
 	QP   *QP
+	SRQ  *SRQ
 	Port uint8
 }

@@ -57,7 +57,7 @@ func (c *Context) gidTable() ([]GIDEntry, error) {
 	cmd.U32(abi.UVERBS_ATTR_QUERY_GID_TABLE_FLAGS, 0)
 	cmd.Out(abi.UVERBS_ATTR_QUERY_GID_TABLE_RESP_ENTRIES, kernel.Bytes(table))
 	cmd.Out(abi.UVERBS_ATTR_QUERY_GID_TABLE_RESP_NUM_ENTRIES, kernel.Bytes(num))
-	if err := cmd.Run(c.file); err != nil {
+	if err := c.run(cmd); err != nil {
 		return nil, err
 	}
 	if *num > maxTable {
@@ -84,7 +84,7 @@ func (c *Context) gidSlot(port uint8, index int) (GIDEntry, error) {
 	cmd.Const(abi.UVERBS_ATTR_QUERY_GID_ENTRY_GID_INDEX, uint64(index))
 	cmd.U32(abi.UVERBS_ATTR_QUERY_GID_ENTRY_FLAGS, 0)
 	cmd.Out(abi.UVERBS_ATTR_QUERY_GID_ENTRY_RESP_ENTRY, kernel.Bytes(out))
-	if err := cmd.Run(c.file); err != nil {
+	if err := c.run(cmd); err != nil {
 		return GIDEntry{}, err
 	}
 	return gidEntry(out)

@@ -71,7 +71,7 @@ func openError(d *Device, err error) error {
 }
 
 // mrHint says why n bytes could not be registered.
-func mrHint(err error, n int, access AccessFlags) string {
+func mrHint(err error, n uint64, access AccessFlags) string {
 	const remoteWrite = AccessRemoteWrite | AccessRemoteAtomic
 	switch {
 	case errors.Is(err, syscall.ENOMEM):
@@ -86,15 +86,28 @@ func mrHint(err error, n int, access AccessFlags) string {
 	return hint(err)
 }
 
+// dmaBufHint says why a dma-buf could not be registered.
+func dmaBufHint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EPROTONOSUPPORT):
+		return "the kernel lacks dma-buf registration; Linux 5.12 or newer is needed"
+	case errors.Is(err, syscall.EOPNOTSUPP):
+		return "the device's driver cannot register a dma-buf"
+	case errors.Is(err, syscall.EBADF), errors.Is(err, syscall.EINVAL):
+		return "the descriptor is no dma-buf, or the range is not within it"
+	}
+	return hint(err)
+}
+
 // memlockHint says why pinning n bytes may have failed.
-func memlockHint(n int) string {
+func memlockHint(n uint64) string {
 	limit, known := memlockLimit()
 	if !known {
-		return fmt.Sprintf("pinning %s failed: out of memory", byteSize(uint64(n)))
+		return fmt.Sprintf("pinning %s failed: out of memory", byteSize(n))
 	}
 	return fmt.Sprintf("pinning %s, on top of what is registered already, with RLIMIT_MEMLOCK at %s: raise it "+
 		"(ulimit -l unlimited; LimitMEMLOCK=infinity in a systemd unit; docker run --ulimit memlock=-1), or give CAP_IPC_LOCK",
-		byteSize(uint64(n)), byteSize(limit))
+		byteSize(n), byteSize(limit))
 }
 
 func unreachableHint(g GID) string {

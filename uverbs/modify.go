@@ -15,6 +15,7 @@ type QPAttrMask uint32
 const (
 	AttrState           QPAttrMask = abi.IB_QP_STATE
 	AttrCurState        QPAttrMask = abi.IB_QP_CUR_STATE
+	AttrSQDAsyncNotify  QPAttrMask = abi.IB_QP_EN_SQD_ASYNC_NOTIFY
 	AttrAccessFlags     QPAttrMask = abi.IB_QP_ACCESS_FLAGS
 	AttrPKeyIndex       QPAttrMask = abi.IB_QP_PKEY_INDEX
 	AttrPort            QPAttrMask = abi.IB_QP_PORT
@@ -67,6 +68,9 @@ type QPAttr struct {
 	Timeout         uint8 // 4.096 us << Timeout; 0 waits for ever
 	RetryCnt        uint8 // 0..7
 	RNRRetry        uint8 // 0..7; 7 retries for ever
+	SQDAsyncNotify  bool  // to SQD: raise EventSQDrained once the send queue has drained
+	SQDraining      bool  // Query only: in SQD, and sends are still under way
+	SigAll          bool  // Query only
 	Cap             QPCap // Query only
 }
 
@@ -93,6 +97,8 @@ func (qp *QP) Modify(attr *QPAttr, mask QPAttrMask) error {
 		Timeout:            attr.Timeout,
 		Retry_cnt:          attr.RetryCnt,
 		Rnr_retry:          attr.RNRRetry,
+
+		En_sqd_async_notify: b2u8(attr.SQDAsyncNotify),
 	}
 	if mask&AttrAV != 0 {
 		in.Dest = abi.Ib_uverbs_qp_dest{
@@ -111,7 +117,7 @@ func (qp *QP) Modify(attr *QPAttr, mask QPAttrMask) error {
 	if qp.closed {
 		return opError("modify", object, ErrClosed)
 	}
-	if err := c.writeCommand(abi.IB_USER_VERBS_CMD_MODIFY_QP, kernel.Bytes(in), nil).Run(c.file); err != nil {
+	if err := c.run(c.writeCommand(abi.IB_USER_VERBS_CMD_MODIFY_QP, kernel.Bytes(in), nil)); err != nil {
 		e := &Error{Op: "modify", Object: object, Hint: hint(err), Err: err}
 		switch {
 		case mask&AttrAV != 0 && errors.Is(err, syscall.ETIMEDOUT):
@@ -138,7 +144,7 @@ func (qp *QP) Query() (*QPAttr, error) {
 	}
 	in := &abi.Ib_uverbs_query_qp{Qp_handle: qp.handle, Attr_mask: 1<<21 - 1}
 	out := new(abi.Ib_uverbs_query_qp_resp)
-	if err := c.writeCommand(abi.IB_USER_VERBS_CMD_QUERY_QP, kernel.Bytes(in), kernel.Bytes(out)).Run(c.file); err != nil {
+	if err := c.run(c.writeCommand(abi.IB_USER_VERBS_CMD_QUERY_QP, kernel.Bytes(in), kernel.Bytes(out))); err != nil {
 		return nil, opError("query", "qp", err)
 	}
 	d := &out.Dest
@@ -161,6 +167,8 @@ func (qp *QP) Query() (*QPAttr, error) {
 		Timeout:         out.Timeout,
 		RetryCnt:        out.Retry_cnt,
 		RNRRetry:        out.Rnr_retry,
+		SQDraining:      out.Sq_draining != 0,
+		SigAll:          out.Sq_sig_all != 0,
 		Cap:             qp.cap,
 	}, nil
 }

@@ -22,7 +22,7 @@ func (c *Context) AllocPD() (*PD, error) {
 	uhw := new([4]byte) // drivers that return a PD number want room for it
 	cmd := c.writeCommand(abi.IB_USER_VERBS_CMD_ALLOC_PD, kernel.Bytes(in), kernel.Bytes(out))
 	cmd.UHW(nil, uhw[:])
-	if err := cmd.Run(c.file); err != nil {
+	if err := c.run(cmd); err != nil {
 		return nil, opError("alloc", "pd", err)
 	}
 	return &PD{ctx: c, handle: out.Pd_handle}, nil
@@ -31,14 +31,14 @@ func (c *Context) AllocPD() (*PD, error) {
 // Context returns the context that the PD belongs to.
 func (pd *PD) Context() *Context { return pd.ctx }
 
-// Close frees the PD. It fails with EBUSY while an MR, QP or AH uses it.
+// Close frees the PD. It fails with EBUSY while an MR, MW, QP, SRQ or AH uses it.
 func (pd *PD) Close() error {
 	if pd.closed.Swap(true) {
 		return opError("close", "pd", ErrClosed)
 	}
 	cmd := pd.ctx.command(abi.UVERBS_OBJECT_PD, abi.UVERBS_METHOD_PD_DESTROY)
 	cmd.Object(abi.UVERBS_ATTR_DESTROY_PD_HANDLE, pd.handle)
-	if err := cmd.Run(pd.ctx.file); err != nil {
+	if err := pd.ctx.runDestroy(cmd); err != nil {
 		pd.closed.Store(false)
 		return opError("close", "pd", err)
 	}

@@ -41,6 +41,32 @@ type ContextDriver interface {
 	Close() error
 }
 
+// SRQCreator is implemented by a ContextDriver that has shared receive queues.
+type SRQCreator interface {
+	// CreateSRQ allocates the queue and calls issue once with the capacities
+	// asked of the kernel and the driver's payloads; issue returns the
+	// kernel's answer. The driver writes what the user gets into attr.
+	CreateSRQ(attr *SRQInitAttr, issue func(ask SRQAttr, uhwIn, uhwOut []byte) (SRQAttr, error)) (SRQDriver, error)
+}
+
+// SRQDriver is a provider's half of an [SRQ]. PostRecv is called by the
+// queue's owner alone.
+type SRQDriver interface {
+	PostRecv(wrs []RecvWR) (n int, err error)
+	// Modify calls issue once with the driver's payload, which may be nil.
+	// With SRQMaxWR nobody posts meanwhile.
+	Modify(attr *SRQAttr, mask SRQAttrMask, issue func(uhwIn []byte) error) error
+	// Close frees the queue's memory; the kernel's object is gone already.
+	Close() error
+}
+
+// CQResizer is implemented by a CQDriver whose queue can change its size.
+type CQResizer interface {
+	// Resize calls issue once, as ContextDriver.CreateCQ does, and moves the
+	// completions that are in the queue. Nobody polls or arms meanwhile.
+	Resize(depth int, issue func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error)) error
+}
+
 // CQDriver is a provider's half of a [CQ]. Poll and Arm are called by the CQ's
 // owner alone; EventArrived by any goroutine.
 type CQDriver interface {
@@ -99,3 +125,7 @@ func providerFor(driverID uint32) Provider {
 // Kernel returns the seam under the context, for providers: driver-private
 // commands and mappings go through it.
 func (c *Context) Kernel() kernel.File { return c.file }
+
+// Lost reports whether the device is known to be gone, for providers: err is
+// the kernel's answer to a command of theirs.
+func (c *Context) Lost(err error) bool { return c.lost(err) }

@@ -70,6 +70,7 @@ type QPInitAttr struct {
 	Type   QPType
 	SendCQ *CQ
 	RecvCQ *CQ
+	SRQ    *SRQ // where receives come from, instead of a queue of its own; may be nil
 	Cap    QPCap
 	SigAll bool // every send is signaled
 }
@@ -78,6 +79,7 @@ type QPInitAttr struct {
 // so does PostRecv; the rest may be called from anywhere.
 type QP struct {
 	pd     *PD
+	srq    *SRQ
 	drv    QPDriver
 	typ    QPType
 	handle uint32
@@ -107,7 +109,12 @@ func (pd *PD) CreateQP(attr *QPInitAttr) (*QP, error) {
 	case attr.SendCQ.closed.Load() || attr.RecvCQ.closed.Load():
 		return nil, &Error{Op: "create", Object: "qp", Err: ErrClosed, Hint: "a CQ"}
 	}
-	qp := &QP{pd: pd, typ: attr.Type, user: c.userHandle()}
+	if attr.SRQ != nil {
+		if err := attr.SRQ.check(pd); err != nil {
+			return nil, err
+		}
+	}
+	qp := &QP{pd: pd, srq: attr.SRQ, typ: attr.Type, user: c.userHandle()}
 	issued := false
 	drv, err := c.drv.CreateQP(attr, func(cap QPCap, uhwIn, uhwOut []byte) (QPCap, uint32, error) {
 		in := &abi.Ib_uverbs_qp_cap{Max_send_wr: cap.MaxSendWR, Max_recv_wr: cap.MaxRecvWR,
@@ -118,6 +125,9 @@ func (pd *PD) CreateQP(attr *QPInitAttr) (*QP, error) {
 		cmd.Object(abi.UVERBS_ATTR_CREATE_QP_PD_HANDLE, pd.handle)
 		cmd.Object(abi.UVERBS_ATTR_CREATE_QP_SEND_CQ_HANDLE, attr.SendCQ.handle)
 		cmd.Object(abi.UVERBS_ATTR_CREATE_QP_RECV_CQ_HANDLE, attr.RecvCQ.handle)
+		if attr.SRQ != nil {
+			cmd.Object(abi.UVERBS_ATTR_CREATE_QP_SRQ_HANDLE, attr.SRQ.handle)
+		}
 		cmd.NewObject(abi.UVERBS_ATTR_CREATE_QP_HANDLE)
 		cmd.Const(abi.UVERBS_ATTR_CREATE_QP_TYPE, uint64(attr.Type))
 		cmd.Const(abi.UVERBS_ATTR_CREATE_QP_USER_HANDLE, qp.user)
@@ -129,7 +139,7 @@ func (pd *PD) CreateQP(attr *QPInitAttr) (*QP, error) {
 		cmd.Out(abi.UVERBS_ATTR_CREATE_QP_RESP_CAP, kernel.Bytes(out))
 		cmd.Out(abi.UVERBS_ATTR_CREATE_QP_RESP_QP_NUM, kernel.Bytes(qpn))
 		cmd.UHW(uhwIn, uhwOut)
-		if err := cmd.Run(c.file); err != nil {
+		if err := c.run(cmd); err != nil {
 			return QPCap{}, 0, err
 		}
 		issued = true
@@ -169,6 +179,10 @@ func (qp *QP) Cap() QPCap { return qp.cap }
 // PD returns the QP's protection domain.
 func (qp *QP) PD() *PD { return qp.pd }
 
+// SRQ returns the shared receive queue that the QP receives from; nil if it has
+// a queue of its own.
+func (qp *QP) SRQ() *SRQ { return qp.srq }
+
 // State returns the state that the last Modify set. A QP that the device has
 // moved to ERR by itself shows that in Query.
 func (qp *QP) State() QPState { return QPState(qp.state.Load()) }
@@ -193,7 +207,7 @@ func (qp *QP) destroy() error {
 	cmd := qp.pd.ctx.command(abi.UVERBS_OBJECT_QP, abi.UVERBS_METHOD_QP_DESTROY)
 	cmd.Object(abi.UVERBS_ATTR_DESTROY_QP_HANDLE, qp.handle)
 	cmd.Out(abi.UVERBS_ATTR_DESTROY_QP_RESP, kernel.Bytes(out))
-	return cmd.Run(qp.pd.ctx.file)
+	return qp.pd.ctx.runDestroy(cmd)
 }
 
 // Close destroys the QP. Work requests that are still in its queues are
@@ -210,8 +224,7 @@ func (qp *QP) Close() error {
 	return opError("close", "qp", qp.release())
 }
 
-// abandon frees the queues after the kernel has destroyed all of the context's
-// objects.
+// abandon frees the queues of a QP that the kernel destroys with the context.
 func (qp *QP) abandon() error {
 	qp.mu.Lock()
 	defer qp.mu.Unlock()

@@ -58,9 +58,22 @@ type SendWR struct {
 	ImmData uint32 // host order; on the wire big-endian. For the WithImm opcodes
 	SGList  []SGE
 
-	// RDMA and atomics.
+	// RDMA and atomics. An atomic's RemoteAddr is aligned to 8, and its SGList
+	// holds the 8 bytes that the old value goes to.
 	RemoteAddr uint64
 	RKey       uint32
+
+	// Atomics, host order.
+	CompareAdd uint64 // what WRAtomicCmpAndSwp compares with, or what WRAtomicFetchAndAdd adds
+	Swap       uint64 // what WRAtomicCmpAndSwp stores if the old value is CompareAdd
+
+	// InvalidateRKey is the key that WRSendWithInv has the receiver invalidate,
+	// or that WRLocalInv invalidates here. On the wire it takes the place of
+	// the immediate, and the receiver finds it in WC.ImmData.
+	InvalidateRKey uint32
+
+	// Bind holds the operands of WRBindMW, which reads them during the call.
+	Bind *MWBind
 
 	// UD.
 	RemoteQPN  uint32

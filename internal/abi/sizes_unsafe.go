@@ -20,4 +20,11 @@ var (
 	_ [16]byte  = [unsafe.Sizeof(Ib_uverbs_query_qp{})]byte{}
 	_ [128]byte = [unsafe.Sizeof(Ib_uverbs_query_qp_resp{})]byte{}
 	_ [112]byte = [unsafe.Sizeof(Ib_uverbs_modify_qp{})]byte{}
+	_ [48]byte  = [unsafe.Sizeof(Ib_uverbs_rereg_mr{})]byte{}
+	_ [16]byte  = [unsafe.Sizeof(Ib_uverbs_alloc_mw{})]byte{}
+	_ [16]byte  = [unsafe.Sizeof(Ib_uverbs_resize_cq{})]byte{}
+	_ [24]byte  = [unsafe.Sizeof(Ib_uverbs_post_send{})]byte{}
+	_ [24]byte  = [unsafe.Sizeof(Ib_uverbs_attach_mcast{})]byte{}
+	_ [16]byte  = [unsafe.Sizeof(Ib_uverbs_modify_srq{})]byte{}
+	_ [16]byte  = [unsafe.Sizeof(Ib_uverbs_query_srq_resp{})]byte{}
 )

@@ -14,6 +14,7 @@ const (
 	IB_USER_VERBS_CMD_REG_MR              = 9
 	IB_USER_VERBS_CMD_REREG_MR            = 11
 	IB_USER_VERBS_CMD_DEREG_MR            = 13
+	IB_USER_VERBS_CMD_ALLOC_MW            = 14
 	IB_USER_VERBS_CMD_CREATE_COMP_CHANNEL = 17
 	IB_USER_VERBS_CMD_CREATE_CQ           = 18
 	IB_USER_VERBS_CMD_RESIZE_CQ           = 19
@@ -24,6 +25,11 @@ const (
 	IB_USER_VERBS_CMD_MODIFY_QP           = 26
 	IB_USER_VERBS_CMD_DESTROY_QP          = 27
 	IB_USER_VERBS_CMD_POST_SEND           = 28
+	IB_USER_VERBS_CMD_ATTACH_MCAST        = 30
+	IB_USER_VERBS_CMD_DETACH_MCAST        = 31
+	IB_USER_VERBS_CMD_CREATE_SRQ          = 32
+	IB_USER_VERBS_CMD_MODIFY_SRQ          = 33
+	IB_USER_VERBS_CMD_QUERY_SRQ           = 34
 
 	IB_USER_VERBS_CMD_FLAG_EXTENDED   = 0x80000000
 	IB_USER_VERBS_EX_CMD_QUERY_DEVICE = IB_USER_VERBS_CMD_FLAG_EXTENDED | IB_USER_VERBS_CMD_QUERY_DEVICE
@@ -396,5 +402,115 @@ const (
 
 // Ib_uverbs_destroy_qp_resp is struct ib_uverbs_destroy_qp_resp.
 type Ib_uverbs_destroy_qp_resp struct {
+	Events_reported uint32
+}
+
+// Ib_uverbs_rereg_mr is struct ib_uverbs_rereg_mr.
+type Ib_uverbs_rereg_mr struct {
+	Response     uint64
+	Mr_handle    uint32
+	Flags        uint32 // IB_MR_REREG_*
+	Start        uint64
+	Length       uint64
+	Hca_va       uint64
+	Pd_handle    uint32
+	Access_flags uint32
+}
+
+// Ib_uverbs_rereg_mr_resp is struct ib_uverbs_rereg_mr_resp.
+type Ib_uverbs_rereg_mr_resp struct {
+	Lkey uint32
+	Rkey uint32
+}
+
+// What REREG_MR changes, enum ib_mr_rereg_flags.
+const (
+	IB_MR_REREG_TRANS  = 1 << 0
+	IB_MR_REREG_PD     = 1 << 1
+	IB_MR_REREG_ACCESS = 1 << 2
+)
+
+// Ib_uverbs_alloc_mw is struct ib_uverbs_alloc_mw.
+type Ib_uverbs_alloc_mw struct {
+	Response  uint64
+	Pd_handle uint32
+	Mw_type   uint8 // 1 or 2
+	Reserved  [3]uint8
+}
+
+// Ib_uverbs_alloc_mw_resp is struct ib_uverbs_alloc_mw_resp.
+type Ib_uverbs_alloc_mw_resp struct {
+	Mw_handle uint32
+	Rkey      uint32
+}
+
+// Ib_uverbs_resize_cq is struct ib_uverbs_resize_cq.
+type Ib_uverbs_resize_cq struct {
+	Response  uint64
+	Cq_handle uint32
+	Cqe       uint32
+}
+
+// Ib_uverbs_resize_cq_resp is struct ib_uverbs_resize_cq_resp.
+type Ib_uverbs_resize_cq_resp struct {
+	Cqe      uint32
+	Reserved uint32
+}
+
+// Ib_uverbs_post_send is struct ib_uverbs_post_send. Without work requests it
+// is the doorbell of a driver whose queues are shared with the kernel.
+type Ib_uverbs_post_send struct {
+	Response  uint64
+	Qp_handle uint32
+	Wr_count  uint32
+	Sge_count uint32
+	Wqe_size  uint32 // of a struct ib_uverbs_send_wr, at least
+}
+
+// Ib_uverbs_post_send_resp is struct ib_uverbs_post_send_resp.
+type Ib_uverbs_post_send_resp struct {
+	Bad_wr uint32
+}
+
+// Ib_uverbs_attach_mcast is struct ib_uverbs_attach_mcast, and has the layout
+// of struct ib_uverbs_detach_mcast.
+type Ib_uverbs_attach_mcast struct {
+	Gid       [16]uint8
+	Qp_handle uint32
+	Mlid      uint16
+	Reserved  uint16
+}
+
+// Ib_uverbs_modify_srq is struct ib_uverbs_modify_srq.
+type Ib_uverbs_modify_srq struct {
+	Srq_handle uint32
+	Attr_mask  uint32 // IB_SRQ_*
+	Max_wr     uint32
+	Srq_limit  uint32
+}
+
+// What MODIFY_SRQ changes, enum ib_srq_attr_mask.
+const (
+	IB_SRQ_MAX_WR = 1 << 0
+	IB_SRQ_LIMIT  = 1 << 1
+)
+
+// Ib_uverbs_query_srq is struct ib_uverbs_query_srq.
+type Ib_uverbs_query_srq struct {
+	Response   uint64
+	Srq_handle uint32
+	Reserved   uint32
+}
+
+// Ib_uverbs_query_srq_resp is struct ib_uverbs_query_srq_resp.
+type Ib_uverbs_query_srq_resp struct {
+	Max_wr    uint32
+	Max_sge   uint32
+	Srq_limit uint32
+	Reserved  uint32
+}
+
+// Ib_uverbs_destroy_srq_resp is struct ib_uverbs_destroy_srq_resp.
+type Ib_uverbs_destroy_srq_resp struct {
 	Events_reported uint32
 }

@@ -171,11 +171,20 @@ func TestVerbsDeviceRemoved(t *testing.T) {
 	if _, err := o.ctx.AllocPD(); !errors.Is(err, syscall.EIO) {
 		t.Errorf("command: %v, want EIO", err)
 	}
-	if err := o.qp.Close(); !errors.Is(err, syscall.EIO) {
-		t.Errorf("QP: %v, want EIO", err)
+	if _, err := o.qp.Query(); !errors.Is(err, uverbs.ErrDeviceRemoved) {
+		t.Errorf("command: %v, want ErrDeviceRemoved", err)
+	}
+	if _, err := o.ctx.WaitAsyncEvent(t.Context()); !errors.Is(err, uverbs.ErrDeviceRemoved) {
+		t.Errorf("next async event: %v, want ErrDeviceRemoved", err)
+	}
+	if err := o.qp.Close(); err != nil {
+		t.Errorf("QP: %v", err)
 	}
 	if err := o.ch.Close(); err != nil {
 		t.Error(err)
+	}
+	if err := o.ctx.Close(); err != nil {
+		t.Errorf("context: %v", err)
 	}
 }
 
