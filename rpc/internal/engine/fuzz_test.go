@@ -187,12 +187,14 @@ func FuzzReceive(f *testing.F) {
 				h, good = ParseHeader(d)
 			}
 			good = good && h.Token == s.Token() && h.Session == s.Index() && int(h.Slot) < testWindow
-			before := len(p.ended)
 			if good && ep == p.c {
 				if c := p.cs.slots[h.Slot].call; c != nil && h.Seq == p.cs.slots[h.Slot].seq && (h.Kind == KindResponse || h.Kind == KindLargeResponse) {
 					ok[c] = true
 				}
 			}
+			p.c.sent()
+			p.s.sent()
+			before := len(p.ended)
 			p.to(ep, packet{data: d})
 			if !good && (len(p.ended) != before || len(ep.e.Tx)+len(ep.e.Reads) != 0) {
 				t.Fatalf("a datagram without the right token has an effect: % x", d)

@@ -345,7 +345,7 @@ func (sl *serverSlot) sendResponse() {
 
 // resend is the timer: a large response whose PULLED did not come.
 func (sl *serverSlot) resend(now int64) {
-	if sl.state != serverResponded || sl.respKind != KindLargeResponse || sl.s.err != nil {
+	if sl.state != serverResponded || sl.respKind != KindLargeResponse {
 		return
 	}
 	e := sl.s.e

@@ -273,3 +273,57 @@ func TestAbandonEndsWhatTheQueuesHeld(t *testing.T) {
 	}
 	p.finish()
 }
+
+func TestSessionFailsWhileItsAnswerWaitsToBePosted(t *testing.T) {
+	p := newPair(t)
+	p.s.e.Handle(1, func(*Handle) (msgbuf.Buf, error) { return p.s.message(10, 1), nil })
+	c := p.call(1, 10, 10)
+	p.to(p.s, p.c.sent()...)
+	p.ss.Fail(p.now, ErrPeerDead)
+	if n := p.s.small.Stats().InUse; n != 1 {
+		t.Error("the response is freed while it waits to be copied")
+	}
+	p.s.flush()
+	if n := p.s.small.Stats().InUse; n != 0 {
+		t.Error("the response is kept")
+	}
+	c.Abort(p.now)
+	p.finish()
+}
+
+func TestSessionFailsWhileReadingIntoASlotWithACache(t *testing.T) {
+	p := newPair(t)
+	p.s.e.Handle(1, echo)
+	p.call(1, 10, 10)
+	p.run()
+	c := p.call(1, 5000, 10)
+	p.to(p.s, p.c.sent()...)
+	p.s.flush()
+	p.ss.Fail(p.now, ErrPeerDead)
+	p.s.read(p.now, true)
+	p.s.expect()
+	p.cs.Fail(p.now, ErrPeerDead)
+	p.c.flush()
+	p.want(c, ErrPeerDead)
+	p.finish()
+}
+
+func TestCallEndedInFlushedWaitsForTheNextFlush(t *testing.T) {
+	p := newPair(t)
+	var second *Call
+	first := &Call{Type: 1, Fn: func(c *Call) {
+		second = p.call(1, 10, 10)
+		second.Abort(p.now)
+	}}
+	p.cs.Start(p.now, first)
+	first.Abort(p.now)
+	p.c.post()
+	p.c.e.Flushed()
+	if first.Err != ErrAborted {
+		t.Fatal("the first call has not ended")
+	}
+	p.wantOpen(second) // its request is still in Tx
+	p.c.flush()
+	p.want(second, ErrAborted)
+	p.finish()
+}
