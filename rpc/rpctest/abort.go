@@ -104,13 +104,13 @@ var abortTests = []test{
 		ep := e.client()
 		s, control := e.connect(ep, srv.URI(), 1), e.connect(ep, srv.URI(), 1)
 		e.run(ep)
-		for i, size := range []int{16, 20_000} {
+		for _, size := range []int{16, 20_000} {
 			req, resp := e.data(ep, random(size, 1)), e.buf(ep, size)
-
+			seen := len(e.held(control, ep, 0))
 			ctx, cancel := context.WithCancel(e.ctx)
 			done := make(chan error, 1)
 			go func() { done <- s.Call(ctx, TypeHold, req, resp) }()
-			e.held(control, ep, 2*i+1)
+			e.held(control, ep, seen+1)
 			cancel()
 			if err := <-done; !errors.Is(err, context.Canceled) {
 				e.Errorf("cancelled Call of %d bytes: %v", size, err)
@@ -126,10 +126,31 @@ var abortTests = []test{
 			cancel()
 			req.Free()
 			resp.Free()
-			e.held(control, ep, 2*i+2)
+			e.drain(control, ep)
 		}
-		e.release(control, ep, 4)
 		e.echo(s, ep)
+	}},
+	{"AbortedRequestsDoNotHoldUpNewOnes", nil, func(e *env) {
+		// The server still works on what was given up, and so its slots are
+		// busy there; there are others.
+		srv := e.server(ServerConfig{})
+		ep := e.client()
+		s, control := e.connect(ep, srv.URI(), 1), e.connect(ep, srv.URI(), 1)
+		for i, size := range []int{16, 20_000} {
+			for k := range 3 {
+				r := e.hold(s, ep, size, 0, 1)[0]
+				e.held(control, ep, 3*i+k+1)
+				r.Abort()
+				e.fails(r, rpc.ErrAborted)
+				e.echo(s, ep)
+			}
+		}
+		st, err := ep.Stats(e.ctx)
+		e.must(err)
+		if st.Retransmits > 0 {
+			e.Logf("%d retransmissions", st.Retransmits)
+		}
+		e.drain(control, ep)
 	}},
 	{"CallWithAnEndedContextSendsNothing", nil, func(e *env) {
 		ep, s := e.pair()

@@ -262,7 +262,7 @@ func (s *Handlers) release(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 		return msgbuf.Buf{}, err
 	}
 	s.mu.Lock()
-	k := min(int(n), len(s.held))
+	k := int(min(int64(n), int64(len(s.held))))
 	free := s.held[:k:k]
 	s.held = s.held[k:]
 	s.mu.Unlock()

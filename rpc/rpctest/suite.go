@@ -283,6 +283,13 @@ func (e *env) release(control *rpc.Session, ep *rpc.Endpoint, n int) {
 	e.same(got, number(n))
 }
 
+// drain lets the server answer all requests that it keeps.
+func (e *env) drain(control *rpc.Session, ep *rpc.Endpoint) {
+	e.Helper()
+	_, err := e.call(control, ep, TypeRelease, number(-1), 4)
+	e.must(err)
+}
+
 // answered checks that a held request was echoed.
 func (e *env) answered(r *rpc.Request) {
 	e.Helper()
