@@ -34,6 +34,7 @@ type pair struct {
 
 	// Of the loop.
 	attached bool
+	handed   bool // was attached once: the transport destroys the peer
 
 	refs int  // sessions, under Endpoint.mu
 	gone bool // not in the tables any more, under Endpoint.mu
@@ -277,7 +278,7 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 	}
 	if !p.attached {
 		ep.t.Attach(p.peer)
-		p.attached = true
+		p.attached, p.handed = true, true
 	}
 	s.es.Connect(ep.now, engine.Peer{Dest: p.peer.Index(), Session: h.session, Token: h.token, QPN: h.addr.QPN, MaxSmall: p.peer.MaxSmall()})
 	return true
@@ -297,7 +298,7 @@ func (ep *Endpoint) abandon(s *Session, err error) {
 			ep.forget(s)
 			close(s.ended)
 		})
-		if p := s.pair; p != nil && !p.attached && p.peer != nil && p.refs == 0 {
+		if p := s.pair; p != nil && !p.handed && p.peer != nil && p.refs == 0 {
 			p.peer.Close()
 		}
 	}

@@ -158,7 +158,7 @@ var closeTests = []test{
 		s := e.connect(cli, srv.URI(), 1)
 		e.echo(s, cli)
 		e.run(cli)
-		reqs := append(e.hold(s, cli, 16, 0, 4), e.hold(s, cli, 20_000, 4, 10)...)
+		reqs := append(e.hold(s, cli, 16, 0, 8), e.hold(s, cli, 20_000, 8, 10)...)
 		e.within("close the server's endpoint", srv.Close)
 		for _, r := range reqs {
 			e.fails(r, rpc.ErrSessionClosed)

@@ -87,15 +87,26 @@ var deathTests = []test{
 	}},
 	{"DeviceIsRemovedFromTheClient", []Capability{DeviceRemoval}, func(e *env) {
 		srv := e.server(ServerConfig{ProcessConfig: mortal})
-		p := e.process(mortal)
-		ep := e.endpoint(p, 1)
+		// What has to be destroyed answers EIO by then, which Close reports; it
+		// must end all the same, and leave nothing.
+		p, err := e.b.NewProcess(mortal)
+		e.must(err)
+		defer p.Close()
+		ep, err := rpc.NewEndpoint(p.Nexus, 1, p.Verbs)
+		e.must(err)
+		defer func() { e.within("close", func() error { ep.Close(); return nil }) }()
 		s := e.connect(ep, srv.URI(), 1)
-		reqs := e.hold(s, ep, 16, 0, 4)
+		reqs := append(e.hold(s, ep, 16, 0, 4), e.hold(s, ep, 20_000, 4, 12)...)
 		e.must(p.Remove())
 		for _, r := range reqs {
 			if err := e.wait(r); err == nil {
 				e.Error("a request survived its device")
 			}
+			r.Req().Free()
+			r.Resp().Free()
+		}
+		if _, err := ep.Connect(e.ctx, srv.URI(), 1); err == nil {
+			e.Error("a session came up without a device")
 		}
 	}},
 }

@@ -165,7 +165,8 @@ var nestedTests = []test{
 		e.connect(cli, srv.URI(), 1)
 	}},
 	{"BlockingCallsOfManyHandlers", []Capability{LocalPeers}, func(e *env) {
-		// Two endpoints that call each other from goroutines of their handlers.
+		// Two endpoints that call each other from goroutines of their handlers,
+		// to a depth that the window has room for.
 		a, b := e.endpoint(e.process(ProcessConfig{}), 1), e.endpoint(e.process(ProcessConfig{}), 2)
 		var toA, toB *rpc.Session
 		var wg sync.WaitGroup
@@ -204,13 +205,15 @@ var nestedTests = []test{
 		toB, toA = e.connectWhile(a, b), e.connectWhile(b, a)
 		e.run(a)
 		e.run(b)
-		var reqs []*rpc.Request
-		for range 8 {
-			reqs = append(reqs, toB.Go(1, e.data(a, []byte{7}), e.buf(a, 8)))
-		}
-		for _, r := range reqs {
-			e.must(e.wait(r))
-			e.same(r.Resp().Bytes(), []byte("done"))
+		for range 20 {
+			var reqs []*rpc.Request
+			for range 4 {
+				reqs = append(reqs, toB.Go(1, e.data(a, []byte{3}), e.buf(a, 8)))
+			}
+			for _, r := range reqs {
+				e.must(e.wait(r))
+				e.same(r.Resp().Bytes(), []byte("done"))
+			}
 		}
 		wg.Wait()
 	}},
