@@ -78,6 +78,9 @@ func (ep *Endpoint) newSession(s *Session) error {
 	if ep.closing {
 		return ErrClosed
 	}
+	if err := ep.failed.Load(); err != nil {
+		return *err
+	}
 	if ep.ringFree < ep.opt.credits {
 		return ErrRingExhausted
 	}
@@ -273,7 +276,7 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 	ep.mu.Lock()
 	gone := p.gone
 	ep.mu.Unlock()
-	if gone || s.es.Err() != nil {
+	if gone || s.es.Err() != nil || ep.failed.Load() != nil {
 		return false
 	}
 	if !p.attached {

@@ -312,6 +312,8 @@ func (ep *Endpoint) close() error {
 	}
 	if ep.failed.Load() == nil {
 		ep.poll()
+	} else {
+		ep.settle()
 	}
 	ep.failAll(ErrClosed)
 	for i := 0; i < 4 && ep.failed.Load() == nil; i++ {

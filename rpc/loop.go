@@ -334,6 +334,10 @@ func (ep *Endpoint) wait(ctx context.Context, done <-chan struct{}, over *atomic
 // driveFor drives the loop on behalf of a blocking call until over or stop is
 // set, or somebody calls Run.
 func (ep *Endpoint) driveFor(over, stop *atomic.Bool) {
+	if ep.failed.Load() != nil {
+		ep.settle()
+		return
+	}
 	idle := int64(-1)
 	for !over.Load() && (stop == nil || !stop.Load()) && ep.runners.Load() == 0 && !ep.stopped() && ep.failed.Load() == nil {
 		if ep.poll() > 0 {
@@ -355,6 +359,14 @@ func (ep *Endpoint) driveFor(over, stop *atomic.Bool) {
 		ep.sleep(stop)
 		idle = -1
 	}
+}
+
+// settle does what was submitted after the device failed: all of it ends at
+// once. The caller owns the endpoint.
+func (ep *Endpoint) settle() {
+	ep.now = ep.clock()
+	ep.runOps()
+	ep.e.Flushed()
 }
 
 // onLoop reports whether the caller runs inside the loop: in a handler or

@@ -151,6 +151,9 @@ func (s *Session) close(ctx context.Context) error {
 		}
 		// Nothing may be under way that touches a buffer of ours when the peer
 		// is told; a peer that does not let go in time loses its access.
+		if s.es == nil {
+			return // not up yet: its Connect ends by itself
+		}
 		if s.es.Client() {
 			s.quiesce(ctx)
 		}

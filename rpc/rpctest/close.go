@@ -156,7 +156,6 @@ var closeTests = []test{
 		Bind(srv)
 		e.run(srv)
 		s := e.connect(cli, srv.URI(), 1)
-		e.echo(s, cli)
 		e.run(cli)
 		reqs := append(e.hold(s, cli, 16, 0, 8), e.hold(s, cli, 20_000, 8, 10)...)
 		e.within("close the server's endpoint", srv.Close)
