@@ -2,7 +2,32 @@ package uverbs
 
 import "fmt"
 
-// DeviceAttr is struct ibv_device_attr.
+// DeviceCaps is enum ibv_device_cap_flags, with the extended ones above bit 31.
+type DeviceCaps uint64
+
+const (
+	CapResizeMaxWR      DeviceCaps = 1 << 0
+	CapCurrQPStateMod   DeviceCaps = 1 << 7
+	CapPortActiveEvent  DeviceCaps = 1 << 10
+	CapRCRNRNAKGen      DeviceCaps = 1 << 12
+	CapSRQResize        DeviceCaps = 1 << 13
+	CapMemWindow        DeviceCaps = 1 << 17 // type 1
+	CapMemMgtExtensions DeviceCaps = 1 << 21 // LOCAL_INV and SEND_WITH_INV
+	CapMemWindowType2A  DeviceCaps = 1 << 23
+	CapMemWindowType2B  DeviceCaps = 1 << 24
+)
+
+// ODPCaps is struct ibv_odp_caps: what on-demand paging can do. General's bit 0
+// says that there is any, bit 1 that AccessOnDemand may cover all memory.
+type ODPCaps struct {
+	General uint64
+	// Per transport: bit 0 send, 1 receive, 2 RDMA write, 3 RDMA read, 4
+	// atomic, 5 SRQ receive.
+	RC, UC, UD uint32
+}
+
+// DeviceAttr is struct ibv_device_attr_ex without what is left out here. What
+// is behind Ports reads 0 on kernels without the extended query.
 type DeviceAttr struct {
 	FirmwareVersion   string
 	NodeGUID          [8]byte // network order
@@ -23,11 +48,24 @@ type DeviceAttr struct {
 	MaxAH             int
 	MaxSRQ            int
 	MaxSRQWR          int
-	MaxQPRdAtomic     int // READs and atomics that a QP serves at once
-	MaxQPInitRdAtomic int // READs and atomics that a QP has outstanding at once
+	MaxSRQSGE         int
+	MaxMW             int
+	MaxMcastGroups    int
+	MaxMcastQPAttach  int // QPs in one group
+	Caps              DeviceCaps
+	LocalCAAckDelay   uint8 // the device takes up to 4.096 us << LocalCAAckDelay to acknowledge
+	MaxQPRdAtomic     int   // READs and atomics that a QP serves at once
+	MaxQPInitRdAtomic int   // READs and atomics that a QP has outstanding at once
 	AtomicCap         uint32
 	MaxPKeys          int
 	Ports             int
+
+	ODP           ODPCaps
+	TimestampMask uint64
+	CoreClockKHz  uint64
+	MaxDMBytes    uint64 // device memory
+	MaxCQModCount int    // CQ moderation: completions
+	MaxCQModUs    int    // CQ moderation: microseconds
 }
 
 // PortState is enum ibv_port_state.
@@ -104,6 +142,17 @@ type PortAttr struct {
 	LinkLayer   LinkLayer
 	ActiveWidth uint8
 	ActiveSpeed uint8
+
+	CapFlags      uint32 // enum ibv_port_cap_flags
+	CapFlags2     uint16
+	Flags         uint8 // IBV_QPF_*
+	LMC           uint8
+	MaxVLNum      uint8
+	SMSL          uint8
+	SubnetTimeout uint8
+	InitTypeReply uint8
+	BadPKeys      uint32 // packets with a wrong P_Key
+	BadQKeys      uint32 // packets with a wrong QKey
 }
 
 // AccessFlags of an MR, and of the remote side of a QP: enum ibv_access_flags.

@@ -126,11 +126,25 @@ func (c *Context) QueryDevice() (*DeviceAttr, error) {
 		MaxAH:             int(b.Max_ah),
 		MaxSRQ:            int(b.Max_srq),
 		MaxSRQWR:          int(b.Max_srq_wr),
+		MaxSRQSGE:         int(b.Max_srq_sge),
+		MaxMW:             int(b.Max_mw),
+		MaxMcastGroups:    int(b.Max_mcast_grp),
+		MaxMcastQPAttach:  int(b.Max_mcast_qp_attach),
+		Caps:              DeviceCaps(uint64(b.Device_cap_flags) | out.Device_cap_flags_ex),
+		LocalCAAckDelay:   b.Local_ca_ack_delay,
 		MaxQPRdAtomic:     int(b.Max_qp_rd_atom),
 		MaxQPInitRdAtomic: int(b.Max_qp_init_rd_atom),
 		AtomicCap:         b.Atomic_cap,
 		MaxPKeys:          int(b.Max_pkeys),
 		Ports:             int(b.Phys_port_cnt),
+
+		ODP: ODPCaps{General: out.Odp_caps.General_caps, RC: out.Odp_caps.Rc_odp_caps, UC: out.Odp_caps.Uc_odp_caps,
+			UD: out.Odp_caps.Ud_odp_caps},
+		TimestampMask: out.Timestamp_mask,
+		CoreClockKHz:  out.Hca_core_clock,
+		MaxDMBytes:    out.Max_dm_size,
+		MaxCQModCount: int(out.Cq_moderation_caps.Max_cq_moderation_count),
+		MaxCQModUs:    int(out.Cq_moderation_caps.Max_cq_moderation_period),
 	}, nil
 }
 
@@ -157,6 +171,17 @@ func (c *Context) QueryPort(port uint8) (*PortAttr, error) {
 		LinkLayer:   LinkLayer(p.Link_layer),
 		ActiveWidth: p.Active_width,
 		ActiveSpeed: p.Active_speed,
+
+		CapFlags:      p.Port_cap_flags,
+		CapFlags2:     out.Port_cap_flags2,
+		Flags:         p.Flags,
+		LMC:           p.Lmc,
+		MaxVLNum:      p.Max_vl_num,
+		SMSL:          p.Sm_sl,
+		SubnetTimeout: p.Subnet_timeout,
+		InitTypeReply: p.Init_type_reply,
+		BadPKeys:      p.Bad_pkey_cntr,
+		BadQKeys:      p.Qkey_viol_cntr,
 	}, nil
 }
 

@@ -21,6 +21,7 @@ var (
 	_ [128]byte = [unsafe.Sizeof(Ib_uverbs_query_qp_resp{})]byte{}
 	_ [112]byte = [unsafe.Sizeof(Ib_uverbs_modify_qp{})]byte{}
 	_ [48]byte  = [unsafe.Sizeof(Ib_uverbs_rereg_mr{})]byte{}
+	_ [48]byte  = [unsafe.Sizeof(Ib_uverbs_wc{})]byte{}
 	_ [16]byte  = [unsafe.Sizeof(Ib_uverbs_alloc_mw{})]byte{}
 	_ [16]byte  = [unsafe.Sizeof(Ib_uverbs_resize_cq{})]byte{}
 	_ [24]byte  = [unsafe.Sizeof(Ib_uverbs_post_send{})]byte{}

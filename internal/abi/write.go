@@ -514,3 +514,23 @@ type Ib_uverbs_query_srq_resp struct {
 type Ib_uverbs_destroy_srq_resp struct {
 	Events_reported uint32
 }
+
+// Ib_uverbs_wc is struct ib_uverbs_wc. Drivers whose queues are shared with
+// the kernel have it as CQE.
+type Ib_uverbs_wc struct {
+	Wr_id          uint64
+	Status         uint32 // enum ib_wc_status
+	Opcode         uint32 // enum ib_wc_opcode
+	Vendor_err     uint32
+	Byte_len       uint32
+	Ex             uint32 // __be32 immediate, or the rkey that was invalidated
+	Qp_num         uint32
+	Src_qp         uint32
+	Wc_flags       uint32
+	Pkey_index     uint16
+	Slid           uint16
+	Sl             uint8
+	Dlid_path_bits uint8
+	Port_num       uint8
+	Reserved       uint8
+}

@@ -1,0 +1,80 @@
+package verbstest
+
+import (
+	"errors"
+
+	_ "github.com/rrppcc-go/rrppcc/mlx5" // the simulated ConnectX needs its provider
+	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
+)
+
+// InProcess returns a backend of two simulated devices of one fabric: what one
+// sends is received before its doorbell returns.
+func InProcess() Backend {
+	b := simBackend("mlx5sim in process", func() (*Pair, error) {
+		f := mlx5sim.NewFabric()
+		return simPair(
+			[]mlx5sim.Option{mlx5sim.WithFabric(f), mlx5sim.InProcess()},
+			[]mlx5sim.Option{mlx5sim.WithFabric(f), mlx5sim.InProcess()})
+	})
+	b.Lacks[Processes] = "the fabric is this process's own"
+	return b
+}
+
+// InProcessOneDevice returns a backend of one simulated device that is opened
+// twice.
+func InProcessOneDevice() Backend {
+	b := simBackend("mlx5sim in process, one device", func() (*Pair, error) {
+		return simPair([]mlx5sim.Option{mlx5sim.WithFabric(mlx5sim.NewFabric()), mlx5sim.InProcess()}, nil)
+	})
+	b.Lacks[Processes] = "the fabric is this process's own"
+	b.Lacks[Removal] = "both contexts are of one device: nobody is left to look on"
+	return b
+}
+
+// Loopback returns a backend of two simulated devices of two fabrics, which
+// send RoCEv2 packets to each other over the loopback interface.
+func Loopback() Backend {
+	b := simBackend("mlx5sim over UDP", func() (*Pair, error) {
+		return simPair(
+			[]mlx5sim.Option{mlx5sim.WithFabric(mlx5sim.NewFabric())},
+			[]mlx5sim.Option{mlx5sim.WithFabric(mlx5sim.NewFabric())})
+	})
+	b.Child = simChild
+	return b
+}
+
+// simPair makes one or two devices and opens them.
+func simPair(first, second []mlx5sim.Option) (*Pair, error) {
+	a, err := mlx5sim.New(first...)
+	if err != nil {
+		return nil, err
+	}
+	if second == nil {
+		return openPair(a.Verbs(), a.Verbs(), a.Close)
+	}
+	b, err := mlx5sim.New(second...)
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	p, err := openPair(a.Verbs(), b.Verbs(), func() error { return errors.Join(a.Close(), b.Close()) })
+	if err != nil {
+		return nil, err
+	}
+	p.Remove = a.Close
+	return p, nil
+}
+
+func simBackend(name string, open func() (*Pair, error)) Backend {
+	const notBuilt = "mlx5 and mlx5sim do not have it yet"
+	return Backend{
+		Name: name,
+		Open: open,
+		Lacks: map[Capability]string{
+			SRQ: notBuilt, Atomics: notBuilt, Invalidation: notBuilt, MemoryWindows: notBuilt, ResizeCQ: notBuilt, ReregMR: notBuilt,
+		},
+		Deviations: []Deviation{
+			{RuleRecvAfterErr, "flushed when the CQ is armed", "posting a receive rings no doorbell: the simulator looks when something else calls it"},
+			{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"},
+		},
+	}
+}
