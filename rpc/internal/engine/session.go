@@ -93,7 +93,7 @@ func (s *Session) Connect(now int64, p Peer) {
 	s.e.now = now
 	s.up = true
 	s.dest, s.remote, s.remoteToken, s.peerQPN = p.Dest, p.Session, p.Token, p.QPN
-	s.maxSmall = min(p.MaxSmall, s.e.cfg.MaxSmall)
+	s.maxSmall = max(0, min(p.MaxSmall, s.e.cfg.MaxSmall))
 	s.pump()
 }
 
@@ -103,6 +103,9 @@ func (s *Session) Connect(now int64, p Peer) {
 func (s *Session) Fail(now int64, err error) {
 	if s.err != nil {
 		return
+	}
+	if err == nil {
+		err = ErrSessionClosed
 	}
 	e := s.e
 	e.now = now

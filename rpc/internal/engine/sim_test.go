@@ -15,12 +15,15 @@ import (
 // simConfig says what happens in a simulated network. Shares are of 1.
 type simConfig struct {
 	nodes, sessions, calls int
+	ring                   int     // receive buffers; what finds none is lost
 	loss, dup, late        float64 // of datagrams; late ones take up to 40 ms
 	readFails              float64
 	tinyMemory             bool
 	abort, deadline        float64 // of calls
 	churn                  float64 // chance, per call, that a session is closed, failed, or gets stuck
 	death                  bool    // a node vanishes
+	patient                bool    // no timeout is shorter than a handler takes
+	blocking               bool    // some handlers wait for calls of their own
 	slowHandlers           int64   // deferred replies take up to this long, ns
 }
 
@@ -31,6 +34,7 @@ type sim struct {
 	cfg    simConfig
 	rng    *rand.Rand
 	now    int64
+	limit  int64 // of now
 	events eventQueue
 	order  uint64
 	mem    *memory
@@ -113,10 +117,12 @@ type simNode struct {
 	submit   []func(now int64) // what other goroutines ask of the owner
 	wakeAt   int64             // of the poll that is planned, 0 = none
 	held     int
+	depth    int // handlers that block
 }
 
 func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 	s := &sim{tb: tb, cfg: cfg, rng: rand.New(rand.NewPCG(seed, 1)), now: 5_000 * ms, mem: &memory{}, ran: map[uint64]int{}}
+	window := []int{1, 4, 8, 64}[s.rng.IntN(4)]
 	for i := range cfg.nodes {
 		n := &simNode{s: s, id: i}
 		var opts []msgbuf.Option
@@ -127,6 +133,10 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 			c.MaxSmall, c.MaxMsg = 500, 40_000
 			c.InitialRTO, c.MinRTO = 20*ms, 10*ms
 			c.CancelGrace = 300 * ms
+			c.Window = window
+			if cfg.patient {
+				c.InitialRTO, c.MinRTO, c.MaxRTO = 2_000*ms, 2_000*ms, 4_000*ms
+			}
 			if cfg.tinyMemory {
 				c.MaxMsg = 300_000
 			}
@@ -136,7 +146,7 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 				n.e.FailDest(n.e.now, dest, ErrPeerDead)
 			}
 		}, opts...)
-		for slot := range 64 {
+		for slot := range cfg.ring {
 			n.ring = append(n.ring, make([]byte, HeaderBytes+500))
 			n.freeRing = append(n.freeRing, uint32(slot))
 		}
@@ -473,9 +483,9 @@ func (s *sim) run() {
 		victim := s.nodes[len(s.nodes)-1]
 		s.after(s.upTo(int64(s.cfg.calls)*50_000), func() { s.kill(victim) })
 	}
-	limit := s.now + 300_000*ms
+	s.limit = s.now + 300_000*ms
 	for len(s.events) > 0 && (s.started < s.cfg.calls || s.alive > 0) {
-		s.next(limit)
+		s.next()
 	}
 	if s.alive > 0 {
 		s.tb.Fatalf("%d calls never end", s.alive)
@@ -492,7 +502,7 @@ func (s *sim) run() {
 		}
 	}
 	for len(s.events) > 0 {
-		s.next(limit)
+		s.next()
 	}
 	for _, n := range s.nodes {
 		if n.dead {
@@ -511,9 +521,9 @@ func (s *sim) run() {
 	}
 }
 
-func (s *sim) next(limit int64) {
+func (s *sim) next() {
 	e := heap.Pop(&s.events).(event)
-	if s.now = e.at; s.now > limit {
+	if s.now = e.at; s.now > s.limit {
 		s.tb.Fatalf("the simulation does not end: %d of %d calls are over", s.ended, s.started)
 	}
 	e.fn()

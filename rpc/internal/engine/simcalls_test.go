@@ -50,6 +50,7 @@ const (
 	simInline   = iota // answer in a buffer of Response
 	simOwn             // answer in a buffer of Alloc
 	simDeferred        // answer later
+	simBlocking        // run the owner's loop until a call of one's own has ended
 	simNested          // answer when a call of one's own has ended
 	simFailing         // an error
 	simPanic           // a panic
@@ -120,8 +121,8 @@ func (c *simCall) end() {
 	if c.over {
 		s.tb.Fatalf("call ended twice")
 	}
-	if n.dead {
-		s.tb.Fatalf("callback on a dead node")
+	if n.dead { // while it was in a handler that blocks
+		return
 	}
 	c.over = true
 	s.ended++
@@ -222,7 +223,7 @@ func (c *simCall) judge() error {
 		switch {
 		case c.Type == simPanic && he.Panic && he.Message == "simulated panic",
 			c.Type == simFailing && he.Code == uint32(c.want.seed) && he.Message == "simulated error",
-			c.Type == simNested && he.Message == "nested call failed" && !he.Panic,
+			(c.Type == simNested || c.Type == simBlocking) && he.Message == "nested call failed" && !he.Panic,
 			he.Message == "out of memory" && s.cfg.tinyMemory,
 			he.Message == "" && s.cfg.tinyMemory:
 			return nil
@@ -291,27 +292,51 @@ func (n *simNode) handlers() {
 		later(h, start(h), false)
 		return h.Defer()
 	})
+	// nested starts a call for a handler and hands its outcome to fn. It
+	// reports false where there is nobody to call.
+	nested := func(h *Handle, fn func(failed bool)) bool {
+		for _, p := range s.pairs {
+			if p.client != n || p.closing || p.server.id <= n.id { // upwards, so that it ends
+				continue
+			}
+			c := &Call{Type: simInline, Req: n.extract(h.Data()), Deadline: s.now + 500*ms}
+			c.Resp, _ = n.e.Alloc(30_000)
+			c.Fn = func(c *Call) {
+				failed := c.Err != nil
+				c.Req.Free()
+				c.Resp.Free()
+				fn(failed)
+			}
+			p.cs.Start(s.now, c)
+			return true
+		}
+		return false
+	}
 	n.e.Handle(simNested, func(h *Handle) (msgbuf.Buf, error) {
 		o := start(h)
-		var p *simSession
-		for _, q := range s.pairs {
-			if q.client == n && !q.closing && q.server.id > n.id { // upwards, so that it ends
-				p = q
-			}
-		}
-		if p == nil {
+		if !nested(h, func(failed bool) { later(h, o, failed) }) {
 			return own(o)
 		}
-		c := &Call{Type: simInline, Req: n.small1(h.Data()), Deadline: s.now + 500*ms}
-		c.Resp, _ = n.e.Alloc(30_000)
-		c.Fn = func(c *Call) {
-			fail := c.Err != nil
-			c.Req.Free()
-			c.Resp.Free()
-			later(h, o, fail)
-		}
-		p.cs.Start(s.now, c)
 		return h.Defer()
+	})
+	n.e.Handle(simBlocking, func(h *Handle) (msgbuf.Buf, error) {
+		o, before := start(h), sum(h.Data())
+		done, failed := false, false
+		if !s.cfg.blocking || n.depth >= 3 || !nested(h, func(f bool) { done, failed = true, f }) {
+			return own(o)
+		}
+		n.depth++
+		for !done && !n.dead {
+			s.next()
+		}
+		n.depth--
+		if sum(h.Data()) != before {
+			s.tb.Errorf("a request has changed under its handler")
+		}
+		if failed {
+			return msgbuf.Buf{}, &HandlerError{Message: "nested call failed"}
+		}
+		return own(o)
 	})
 	n.e.Handle(simFailing, func(h *Handle) (msgbuf.Buf, error) {
 		o := start(h)
@@ -335,8 +360,8 @@ func (n *simNode) handlers() {
 	})
 }
 
-// small1 returns a request of at most 100 bytes made of data.
-func (n *simNode) small1(data []byte) msgbuf.Buf {
+// extract returns a request of a few bytes of data.
+func (n *simNode) extract(data []byte) msgbuf.Buf {
 	b, err := n.e.Alloc(min(len(data), 7))
 	if err != nil {
 		return msgbuf.Buf{}
@@ -349,17 +374,17 @@ func TestSimulatedNetwork(t *testing.T) {
 	simulate(t, 150, func(r *rand.Rand) simConfig {
 		bad := func(p float64) float64 { return p * float64(r.IntN(3)) }
 		return simConfig{
-			nodes: 2 + r.IntN(3), sessions: 1 + r.IntN(5), calls: 150,
+			nodes: 2 + r.IntN(3), sessions: 1 + r.IntN(5), calls: 150, ring: 16 + r.IntN(100),
 			loss: bad(0.1), dup: bad(0.1), late: bad(0.1), readFails: bad(0.05),
 			abort: bad(0.1), deadline: bad(0.1), churn: bad(0.02),
-			slowHandlers: int64(1+r.IntN(40)) * ms, tinyMemory: r.IntN(5) == 0, death: r.IntN(4) == 0,
+			slowHandlers: int64(1+r.IntN(40)) * ms, tinyMemory: r.IntN(5) == 0, death: r.IntN(4) == 0, blocking: r.IntN(2) == 0,
 		}
 	}, nil)
 }
 
 func TestSimulatedNetworkWithoutLossNeverRetransmits(t *testing.T) {
 	simulate(t, 20, func(r *rand.Rand) simConfig {
-		return simConfig{nodes: 2, sessions: 2, calls: 300, slowHandlers: 200_000}
+		return simConfig{nodes: 2, sessions: 2, calls: 300, ring: 1024, patient: true, slowHandlers: 200_000}
 	}, func(s *sim) {
 		for _, n := range s.nodes {
 			st := &n.e.Stats
@@ -375,6 +400,6 @@ func TestSimulatedNetworkWithoutLossNeverRetransmits(t *testing.T) {
 
 func TestSimulatedPeerVanishes(t *testing.T) {
 	simulate(t, 30, func(r *rand.Rand) simConfig {
-		return simConfig{nodes: 3, sessions: 4, calls: 200, loss: 0.05, late: 0.05, abort: 0.2, slowHandlers: 5 * ms, death: true}
+		return simConfig{nodes: 3, sessions: 4, calls: 200, ring: 64, loss: 0.05, late: 0.05, abort: 0.2, slowHandlers: 5 * ms, death: true}
 	}, nil)
 }
