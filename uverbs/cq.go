@@ -137,7 +137,11 @@ func (c *Context) CreateCQ(attr *CQInitAttr) (*CQ, error) {
 		return nil, opError("create", "cq", err)
 	}
 	cq.drv = drv
-	if err := c.adopt(func() { c.cqs[cq.user] = cq }); err != nil {
+	err = setHandle(drv, cq.handle)
+	if err == nil {
+		err = c.adopt(func() { c.cqs[cq.user] = cq })
+	}
+	if err != nil {
 		cq.destroy()
 		drv.Close()
 		return nil, opError("create", "cq", err)

@@ -65,6 +65,9 @@ func (d *Device) Driver() string { return d.info.Driver }
 // DriverID returns the kernel's enum rdma_driver_id.
 func (d *Device) DriverID() uint32 { return d.info.DriverID }
 
+// DriverABI returns the version of the driver's own half of the ABI.
+func (d *Device) DriverABI() int { return d.info.ABI }
+
 // NodeGUID returns the node GUID in network order.
 func (d *Device) NodeGUID() [8]byte { return d.info.NodeGUID }
 

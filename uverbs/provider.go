@@ -67,6 +67,19 @@ type CQResizer interface {
 	Resize(depth int, issue func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error)) error
 }
 
+// HandleUser is implemented by a CQDriver or QPDriver whose data path names the
+// object in commands. SetHandle is called once, before the object is used.
+type HandleUser interface {
+	SetHandle(handle uint32) error
+}
+
+func setHandle(drv any, handle uint32) error {
+	if u, ok := drv.(HandleUser); ok {
+		return u.SetHandle(handle)
+	}
+	return nil
+}
+
 // CQDriver is a provider's half of a [CQ]. Poll and Arm are called by the CQ's
 // owner alone; EventArrived by any goroutine.
 type CQDriver interface {

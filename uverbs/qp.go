@@ -159,7 +159,11 @@ func (pd *PD) CreateQP(attr *QPInitAttr) (*QP, error) {
 	}
 	qp.drv = drv
 	qp.cap = attr.Cap
-	if err := c.adopt(func() { c.qps[qp.user] = qp }); err != nil {
+	err = setHandle(drv, qp.handle)
+	if err == nil {
+		err = c.adopt(func() { c.qps[qp.user] = qp })
+	}
+	if err != nil {
 		qp.destroy()
 		drv.Close()
 		return nil, opError("create", "qp", err)

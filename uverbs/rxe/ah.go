@@ -1,0 +1,85 @@
+package rxe
+
+import (
+	"net"
+
+	"github.com/rrppcc-go/rrppcc/internal/kernel"
+	"github.com/rrppcc-go/rrppcc/uverbs"
+	"github.com/rrppcc-go/rrppcc/uverbs/rxe/internal/abi"
+)
+
+// addressHandle is what uverbs.AH.Driver returns: the number by which work
+// requests name it, or, from kernels before 5.15, 0 and the address vector.
+type addressHandle struct {
+	ctx *contextDriver
+	num uint32
+	av  abi.Rxe_av
+}
+
+func (d *contextDriver) CreateAH(attr *uverbs.AHAttr, issue func(uhwOut []byte) error) (any, error) {
+	resp := new(abi.Rxe_create_ah_resp)
+	if err := issue(kernel.Bytes(resp)); err != nil {
+		return nil, err
+	}
+	ah := &addressHandle{ctx: d, num: resp.Ah_num}
+	if ah.num != 0 {
+		return ah, nil
+	}
+	sgid, err := d.ctx.QueryGID(attr.Port, int(attr.SGIDIndex))
+	if err != nil {
+		return nil, err
+	}
+	ah.av = addressVector(attr, sgid.GID)
+	ah.av.Dmac, err = d.ownMAC(attr.DGID)
+	if err != nil {
+		return nil, err
+	}
+	return ah, nil
+}
+
+// addressVector is what old kernels want in the WQE. They find the route by
+// the IP addresses alone.
+func addressVector(attr *uverbs.AHAttr, sgid uverbs.GID) abi.Rxe_av {
+	av := abi.Rxe_av{
+		Port_num: attr.Port,
+		Grh: abi.Rxe_global_route{Dgid: attr.DGID, Flow_label: attr.FlowLabel, Sgid_index: attr.SGIDIndex,
+			Hop_limit: attr.HopLimit, Traffic_class: attr.TrafficClass},
+		Sgid_addr: socketAddress(sgid),
+		Dgid_addr: socketAddress(attr.DGID),
+	}
+	av.Network_type = abi.RXE_NETWORK_TYPE_IPV6
+	if attr.DGID.Addr().Is4() {
+		av.Network_type = abi.RXE_NETWORK_TYPE_IPV4
+	}
+	return av
+}
+
+const (
+	inet  = 2 // AF_INET
+	inet6 = 10
+)
+
+func socketAddress(g uverbs.GID) abi.Rxe_sockaddr {
+	if a := g.Addr(); a.Is4() {
+		return abi.Rxe_sockaddr{Family: inet, Addr4: a.As4()}
+	}
+	return abi.Rxe_sockaddr{Family: inet6, Addr6: g}
+}
+
+// ownMAC returns the MAC address of the interface that gid is an address of, by
+// which old kernels know a packet to themselves; zero for another host's gid.
+func (d *contextDriver) ownMAC(gid uverbs.GID) (mac [6]uint8, err error) {
+	table, err := d.ctx.QueryGIDTable()
+	if err != nil {
+		return mac, err
+	}
+	for _, e := range table {
+		if e.GID != gid || e.IfIndex == 0 {
+			continue
+		}
+		if dev, err := net.InterfaceByIndex(e.IfIndex); err == nil {
+			copy(mac[:], dev.HardwareAddr)
+		}
+	}
+	return mac, nil
+}
