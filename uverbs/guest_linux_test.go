@@ -360,7 +360,20 @@ func TestGuestRCQPStates(t *testing.T) {
 		t.Errorf("query: %+v", *got)
 	}
 	if err := qp.Modify(&QPAttr{State: QPStateSQD}, AttrState); err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	// While the send queue drains, nothing but ERR is allowed.
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		got := must[*QPAttr](t)(qp.Query())
+		if got.State != QPStateSQD {
+			t.Fatalf("%v after the move to SQD", got.State)
+		}
+		if !got.SQDraining {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("an empty send queue never drains")
+		}
 	}
 	if err := qp.Modify(&QPAttr{State: QPStateRTS}, AttrState); err != nil {
 		t.Error(err)

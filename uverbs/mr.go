@@ -1,6 +1,7 @@
 package uverbs
 
 import (
+	"errors"
 	"math"
 	"sync/atomic"
 	"syscall"
@@ -76,7 +77,7 @@ func (pd *PD) RegisterDMABuf(fd int, offset, length uint64, access AccessFlags) 
 	cmd.Const(abi.UVERBS_ATTR_REG_DMABUF_MR_OFFSET, offset)
 	cmd.Const(abi.UVERBS_ATTR_REG_DMABUF_MR_LENGTH, length)
 	cmd.Const(abi.UVERBS_ATTR_REG_DMABUF_MR_IOVA, offset)
-	cmd.FD(abi.UVERBS_ATTR_REG_DMABUF_MR_FD, int32(fd), false)
+	cmd.U32(abi.UVERBS_ATTR_REG_DMABUF_MR_FD, uint32(fd)) // not an object of uverbs: a number, not a handle
 	cmd.U32(abi.UVERBS_ATTR_REG_DMABUF_MR_ACCESS_FLAGS, uint32(access))
 	cmd.Out(abi.UVERBS_ATTR_REG_DMABUF_MR_RESP_LKEY, kernel.Bytes(&out.lkey))
 	cmd.Out(abi.UVERBS_ATTR_REG_DMABUF_MR_RESP_RKEY, kernel.Bytes(&out.rkey))
@@ -126,7 +127,11 @@ func (mr *MR) Rereg(flags ReregFlags, pd *PD, mem []byte, access AccessFlags) er
 	err := c.run(c.writeCommand(abi.IB_USER_VERBS_CMD_REREG_MR, kernel.Bytes(in), kernel.Bytes(out)))
 	keepAlive(mem)
 	if err != nil {
-		return &Error{Op: "reregister", Object: "mr", Hint: mrHint(err, in.Length, access), Err: err}
+		e := &Error{Op: "reregister", Object: "mr", Hint: mrHint(err, in.Length, access), Err: err}
+		if errors.Is(err, syscall.EOPNOTSUPP) {
+			e.Hint = "the driver cannot, or not this: close the region and register a new one"
+		}
+		return e
 	}
 	mr.lkey, mr.rkey = out.Lkey, out.Rkey
 	if flags&ReregTranslation != 0 {
