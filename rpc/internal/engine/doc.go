@@ -6,13 +6,24 @@
 // [Engine.Reads] and [Engine.Released]. Everything runs inside the calls of the
 // owner: handlers, completion callbacks, retransmission.
 //
+// One turn of the owner's loop is: completions ([Engine.TxDone],
+// [Engine.ReadDone]), [Engine.Receive], [Engine.Tick], posting, and
+// [Engine.Flushed]; the last two again until [Engine.Idle]. Handlers and
+// callbacks run in Start, Abort, Closing, Fail, FailDest, Respond, Receive, Tick
+// and Flushed, never in TxDone and ReadDone, so completions may be taken while
+// posting. They may call anything, and may even run turns of the loop
+// themselves, to wait for a call: an inner turn does what the outer one has not
+// got to.
+//
 // # Slots
 //
 // A session has a window of slots, each with at most one request at a time,
 // numbered by the slot. A request that finds no free slot waits in the
 // session's backlog, first in first out. The server keeps, per slot, the number
 // it has seen last and the response to it, so a request that arrives twice is
-// executed once and answered twice.
+// executed once and answered twice. Numbers start at 1 and wrap around without
+// 0. A slot whose last request is still with its handler, because the client
+// gave it up, takes no new one until that has been answered.
 //
 // # Large messages
 //
