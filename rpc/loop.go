@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -191,21 +192,43 @@ func (ep *Endpoint) Run(ctx context.Context) error {
 // drive polls until stop is set, the endpoint closes or fails. The caller owns
 // the endpoint.
 func (ep *Endpoint) drive(stop *atomic.Bool) {
-	idle := int64(-1) // since when
+	var idle spell
 	for !stop.Load() && !ep.stopped() && ep.failed.Load() == nil {
 		if ep.poll() > 0 {
-			idle = -1
+			idle = spell{}
 			continue
 		}
-		if idle < 0 {
-			idle = ep.now
-		}
-		if ep.opt.spin < 0 || ep.now-idle < int64(ep.opt.spin) {
+		if ep.spins(&idle) {
 			continue
 		}
 		ep.sleep(stop)
-		idle = -1
+		idle = spell{}
 	}
+}
+
+// spell is a time of polling without finding anything.
+type spell struct {
+	rounds int
+	since  int64
+}
+
+// yieldEvery is how many rounds without work a loop makes before it lets other
+// goroutines have the processor: they may be the ones that it waits for.
+const yieldEvery = 16
+
+// spins reports, after a round without work, whether to poll on; otherwise the
+// loop should sleep.
+func (ep *Endpoint) spins(idle *spell) bool {
+	if idle.rounds++; idle.rounds == 1 {
+		idle.since = ep.now
+	}
+	if ep.opt.spin >= 0 && ep.now-idle.since >= int64(ep.opt.spin) {
+		return false
+	}
+	if idle.rounds%yieldEvery == 0 {
+		runtime.Gosched()
+	}
+	return true
 }
 
 func (ep *Endpoint) stopped() bool { return ep.stop.Load() }
@@ -278,25 +301,15 @@ const deadlockAfter = 50 * time.Millisecond
 // wait blocks until over is set, which done tells, or ctx ends. While nobody
 // drives the endpoint, the caller does.
 func (ep *Endpoint) wait(ctx context.Context, done <-chan struct{}, over *atomic.Bool) error {
-	pooled := cap(done) == 1
-	var look *time.Timer
-	var stop *atomic.Bool
 	ep.waiters.Add(1)
 	defer ep.waiters.Add(-1)
 	for {
 		if ep.runners.Load() == 0 && !over.Load() && !ep.stopped() && ep.tryOwn() {
-			if stop == nil && ctx.Done() != nil {
-				stop = new(atomic.Bool)
-				defer context.AfterFunc(ctx, func() {
-					stop.Store(true)
-					ep.wakeUp()
-				})()
-			}
-			ep.driveFor(over, stop)
+			ep.driveFor(ctx, over)
 			ep.disown()
 		}
 		if over.Load() {
-			if pooled {
+			if cap(done) == 1 { // pooled: the token must not stay
 				<-done
 			}
 			return nil
@@ -307,58 +320,84 @@ func (ep *Endpoint) wait(ctx context.Context, done <-chan struct{}, over *atomic
 		if err := ep.failed.Load(); err != nil && ep.runners.Load() == 0 {
 			return *err
 		}
-		if look == nil {
-			look = time.NewTimer(deadlockAfter)
-			defer look.Stop()
+		if ended, err := ep.park(ctx, done, over); ended {
+			return err
 		}
+	}
+}
+
+// looks are timers of park, stopped.
+var looks = sync.Pool{New: func() any {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}}
+
+// park waits for what may let a blocking call go on. It reports true if the
+// call has ended.
+func (ep *Endpoint) park(ctx context.Context, done <-chan struct{}, over *atomic.Bool) (ended bool, err error) {
+	look := looks.Get().(*time.Timer)
+	look.Reset(deadlockAfter)
+	defer func() {
+		look.Stop()
+		looks.Put(look)
+	}()
+	for {
 		select {
 		case <-done:
-			return nil
+			return true, nil
 		case <-ctx.Done():
-			return ctx.Err()
+			return true, ctx.Err()
 		case <-ep.handoff:
+			return false, nil
 		case <-ep.closed:
 			// Everything under way has ended before closed was closed.
 			if over.Load() {
-				continue
+				return false, nil
 			}
-			return ErrClosed
+			return true, ErrClosed
 		case <-look.C:
 			if onLoop() {
-				return ErrDeadlock
+				return true, ErrDeadlock
 			}
 		}
 	}
 }
 
-// driveFor drives the loop on behalf of a blocking call until over or stop is
-// set, or somebody calls Run.
-func (ep *Endpoint) driveFor(over, stop *atomic.Bool) {
+// driveFor drives the loop on behalf of a blocking call until over is set, ctx
+// ends, or somebody calls Run.
+func (ep *Endpoint) driveFor(ctx context.Context, over *atomic.Bool) {
 	if ep.failed.Load() != nil {
 		ep.settle()
 		return
 	}
-	idle := int64(-1)
-	for !over.Load() && (stop == nil || !stop.Load()) && ep.runners.Load() == 0 && !ep.stopped() && ep.failed.Load() == nil {
+	var idle spell
+	for !over.Load() && ctx.Err() == nil && ep.runners.Load() == 0 && !ep.stopped() && ep.failed.Load() == nil {
 		if ep.poll() > 0 {
-			idle = -1
+			idle = spell{}
 			continue
 		}
-		if idle < 0 {
-			idle = ep.now
-		}
-		if ep.opt.spin < 0 || ep.now-idle < int64(ep.opt.spin) {
+		if ep.spins(&idle) {
 			continue
 		}
 		if over.Load() || ep.runners.Load() != 0 {
 			return
 		}
-		if stop == nil {
-			stop = new(atomic.Bool)
-		}
-		ep.sleep(stop)
-		idle = -1
+		ep.sleepFor(ctx)
+		idle = spell{}
 	}
+}
+
+// sleepFor sleeps until there is something to do or ctx ends.
+func (ep *Endpoint) sleepFor(ctx context.Context) {
+	stop := new(atomic.Bool)
+	if ctx.Done() != nil {
+		defer context.AfterFunc(ctx, func() {
+			stop.Store(true)
+			ep.wakeUp()
+		})()
+	}
+	ep.sleep(stop)
 }
 
 // settle does what was submitted after the device failed: all of it ends at

@@ -1,0 +1,163 @@
+package rpc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/rpc"
+	"github.com/rrppcc-go/rrppcc/rpc/rpctest"
+)
+
+// wireClient is a client of a server in another process.
+type wireClient struct {
+	testing.TB
+	ep       *rpc.Endpoint
+	sessions []*rpc.Session
+}
+
+func newWireClient(tb testing.TB, sessions int) *wireClient {
+	tb.Helper()
+	backend := rpctest.TwoProcesses()
+	must := func(err error) {
+		tb.Helper()
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	srv, err := backend.StartServer(rpctest.ServerConfig{})
+	must(err)
+	p, err := backend.NewProcess(rpctest.ProcessConfig{})
+	if err != nil {
+		tb.Fatal(errors.Join(err, srv.Close()))
+	}
+	ep, err := rpc.NewEndpoint(p.Nexus, 1, p.Verbs)
+	tb.Cleanup(func() {
+		if ep != nil {
+			ep.Close()
+		}
+		if err := errors.Join(p.Close(), srv.Close()); err != nil {
+			tb.Error(err)
+		}
+	})
+	must(err)
+	c := &wireClient{TB: tb, ep: ep}
+	for range sessions {
+		s, err := ep.Connect(context.Background(), srv.URI(), 1)
+		must(err)
+		c.sessions = append(c.sessions, s)
+	}
+	return c
+}
+
+func (c *wireClient) buf(n int) msgbuf.Buf {
+	b, err := c.ep.Alloc(n)
+	if err != nil {
+		c.Fatal(err)
+	}
+	c.Cleanup(func() { b.Free() })
+	return b
+}
+
+// BenchmarkTwoProcesses is the rate of 32-byte requests over UDP loopback, with
+// the client's loop by hand and without a pause.
+func BenchmarkTwoProcesses(b *testing.B) {
+	for _, outstanding := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("32B/%d", outstanding), func(b *testing.B) {
+			c := newWireClient(b, (outstanding+7)/8)
+			req := c.buf(32)
+			left, underWay := 0, 0
+			var failed error
+			var resps []msgbuf.Buf
+			for range outstanding {
+				resps = append(resps, c.buf(32))
+			}
+			var done func(*rpc.Request)
+			start := func(tag uint64) {
+				left--
+				underWay++
+				c.sessions[int(tag)%len(c.sessions)].Enqueue(rpctest.TypeEcho, req, resps[tag], tag, done)
+			}
+			done = func(r *rpc.Request) {
+				underWay--
+				if r.Err() != nil {
+					failed = r.Err()
+				}
+				if left > 0 {
+					start(r.Tag())
+				}
+			}
+			run := func(n int) {
+				left = n
+				for tag := 0; tag < outstanding && left > 0; tag++ {
+					start(uint64(tag))
+				}
+				for underWay > 0 {
+					c.ep.Poll()
+				}
+				if failed != nil {
+					b.Fatal(failed)
+				}
+			}
+			run(1000)
+			b.ReportAllocs()
+			b.ResetTimer()
+			begin := time.Now()
+			run(b.N)
+			b.ReportMetric(float64(b.N)/time.Since(begin).Seconds(), "rpc/s")
+		})
+	}
+}
+
+// BenchmarkTwoProcessesCall is the same through blocking calls of goroutines.
+func BenchmarkTwoProcessesCall(b *testing.B) {
+	for _, callers := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("32B/%d", callers), func(b *testing.B) {
+			c := newWireClient(b, (callers+7)/8)
+			ctx, cancel := context.WithCancel(context.Background())
+			var loop, work sync.WaitGroup
+			loop.Go(func() { c.ep.Run(ctx) })
+			b.ReportAllocs()
+			b.ResetTimer()
+			begin := time.Now()
+			for i := range callers {
+				req, resp := c.buf(32), c.buf(32)
+				n := b.N / callers
+				if i < b.N%callers {
+					n++
+				}
+				work.Go(func() {
+					for range n {
+						if err := c.sessions[i%len(c.sessions)].Call(ctx, rpctest.TypeEcho, req, resp); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			work.Wait()
+			b.ReportMetric(float64(b.N)/time.Since(begin).Seconds(), "rpc/s")
+			b.StopTimer()
+			cancel()
+			loop.Wait()
+		})
+	}
+}
+
+// BenchmarkTwoProcessesLarge is the rate of requests that the server pulls.
+func BenchmarkTwoProcessesLarge(b *testing.B) {
+	const size = 1 << 20
+	c := newWireClient(b, 1)
+	req, resp := c.buf(size), c.buf(8)
+	b.SetBytes(size)
+	b.ResetTimer()
+	for range b.N {
+		if err := c.sessions[0].Call(context.Background(), rpctest.TypeChecksum, req, resp); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
