@@ -38,6 +38,7 @@ type clientSlot struct {
 	index     uint8
 	state     slotState
 	resent    bool
+	behind    bool // the server may still be busy with the request before
 	pulled    bool // the server will not read the request (any more)
 	finishing bool // in Engine.finishing
 }
@@ -45,10 +46,18 @@ type clientSlot struct {
 // launch puts c into a free slot and sends it.
 func (s *Session) launch(c *Call) {
 	e := s.e
-	i := bits.TrailingZeros64(s.freeMask)
-	s.freeMask &^= 1 << i
-	s.active++
+	// Where a request was given up, the server's handler may still be at work
+	// and will not take another one: such slots come last.
+	free := s.freeMask &^ s.doubt
+	if free == 0 {
+		free = s.freeMask
+	}
+	i := bits.TrailingZeros64(free)
 	sl := &s.slots[i]
+	sl.behind = s.doubt>>i&1 != 0
+	s.freeMask &^= 1 << i
+	s.doubt |= 1 << i
+	s.active++
 	sl.call, sl.err = c, nil
 	if sl.seq++; sl.seq == 0 {
 		sl.seq = 1 // 0 is what a slot has seen before its first request
@@ -239,6 +248,9 @@ func (s *Session) fromServer(h *Header, body []byte) {
 			return
 		}
 		e.Stats.Duplicates++
+		if h.Kind.answers() {
+			sl.lateAnswer(h.Seq)
+		}
 		if h.Kind == KindLargeResponse {
 			// The server waits for our word to free it.
 			e.push(s, KindPulled, 0, h.Slot, h.Seq)
@@ -251,6 +263,9 @@ func (s *Session) fromServer(h *Header, body []byte) {
 	}
 	if !sl.resent && sl.state == slotSent && h.Kind != KindPulled {
 		s.sampleRTT(e.now - sl.sentAt)
+	}
+	if h.Kind.answers() {
+		s.doubt &^= 1 << sl.index
 	}
 	cancelled := sl.state == slotCancelling
 	switch h.Kind {
@@ -298,6 +313,20 @@ func (s *Session) fromServer(h *Header, body []byte) {
 		sl.done(decodeError(Code(h.Type), body))
 	default:
 		e.Stats.DropMalformed++
+	}
+}
+
+// lateAnswer takes notice of an answer to request seq, which was given up: the
+// server's slot is free again, and takes a request that had to wait for that.
+func (sl *clientSlot) lateAnswer(seq uint32) {
+	switch {
+	case seq == sl.seq:
+		sl.s.doubt &^= 1 << sl.index
+	case sl.behind && sl.state == slotSent:
+		sl.behind = false
+		sl.resent = true
+		sl.s.e.Stats.Retransmits++
+		sl.send()
 	}
 }
 

@@ -40,6 +40,11 @@ const (
 
 var kindNames = [kindEnd]string{"?", "REQUEST", "RESPONSE", "LARGE_REQUEST", "LARGE_RESPONSE", "ERROR", "PULLED", "CANCEL"}
 
+// answers reports whether k ends a request.
+func (k Kind) answers() bool {
+	return k == KindResponse || k == KindLargeResponse || k == KindError
+}
+
 func (k Kind) String() string {
 	if k < kindEnd {
 		return kindNames[k]

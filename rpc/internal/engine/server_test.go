@@ -192,7 +192,7 @@ func TestStaleRequestsAreDropped(t *testing.T) {
 }
 
 func TestDeferredRequestKeepsItsSlots(t *testing.T) {
-	p := newPair(t)
+	p := newPair(t, func(c *Config) { c.Window = 1 })
 	var kept *Handle
 	p.s.e.Handle(1, func(h *Handle) (msgbuf.Buf, error) { kept = h; return h.Defer() })
 	c := p.call(1, 10, 10)
@@ -507,5 +507,42 @@ func TestAClientCannotMakeTheServerHoldMoreThanItsWindow(t *testing.T) {
 	}
 	b.Free()
 	p.run()
+	p.finish()
+}
+
+func TestNewRequestsAvoidSlotsThatAreBusyAtTheServer(t *testing.T) {
+	p := newPair(t)
+	var kept []*Handle
+	p.s.e.Handle(1, echo)
+	p.s.e.Handle(2, func(h *Handle) (msgbuf.Buf, error) { kept = append(kept, h); return h.Defer() })
+	for i := range testWindow {
+		for range 3 { // the slots that are left serve on
+			c := p.call(1, 10, 10)
+			p.run()
+			p.want(c, nil)
+		}
+		c := p.call(2, 10+3000*(i%2), 10)
+		p.run()
+		c.Abort(p.now)
+		p.run()
+		p.want(c, ErrAborted)
+	}
+	if p.s.e.Stats.DropBusy != 0 {
+		t.Errorf("%d requests met a busy slot", p.s.e.Stats.DropBusy)
+	}
+	// Now all are busy. The answer to the old request lets the new one in, at
+	// once.
+	c := p.call(1, 10, 10)
+	p.run()
+	p.wantOpen(c)
+	for _, h := range kept {
+		h.Take()
+		p.s.e.Respond(p.now, h, msgbuf.Buf{}, nil)
+	}
+	p.run()
+	p.want(c, nil)
+	if p.cs.doubt != 0 {
+		t.Errorf("slots %b are in doubt", p.cs.doubt)
+	}
 	p.finish()
 }

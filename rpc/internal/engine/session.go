@@ -19,6 +19,7 @@ type Session struct {
 
 	slots    []clientSlot // of a client
 	freeMask uint64
+	doubt    uint64 // slots whose last request the server has not answered, as far as we know
 	backlog  callList
 	waiting  timer // earliest deadline in the backlog
 	srtt     int64
