@@ -50,9 +50,9 @@ func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Sessio
 		ctx, cancel = context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
 	}
-	s, err := ep.connect(ctx, uri, id)
+	s, err := ep.connect(ctx, uri, id, false)
 	for try := 0; errors.Is(err, errStalePair) && try < maxStale; try++ {
-		s, err = ep.connect(ctx, uri, id)
+		s, err = ep.connect(ctx, uri, id, true)
 	}
 	var refused *nexus.RefusedError
 	if errors.As(err, &refused) && refused.Reason == nexus.ReasonRingExhausted {
@@ -65,7 +65,8 @@ func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Sessio
 }
 
 // errStalePair: the pair that the session was to share is gone: the server does
-// not know it any more, or the Connect that made it was given up.
+// not know it any more, because its other sessions were just closed, or the
+// Connect that made it was given up. The next try makes a pair of its own.
 var errStalePair = errors.New("the connection to share has ended")
 
 // maxStale bounds how often a Connect starts again for that.
@@ -143,12 +144,12 @@ func (ep *Endpoint) disconnectPair(p *pair, err error) {
 	ep.e.FailDest(ep.now, index, err)
 }
 
-// acquirePair returns the pair to key, with a share for the caller. lead says
-// that the caller must connect it and then close ready.
-func (ep *Endpoint) acquirePair(ctx context.Context, key pairKey) (p *pair, lead bool, err error) {
+// acquirePair returns the pair to key, a new one if fresh, with a share for the
+// caller. lead says that the caller must connect it and then close ready.
+func (ep *Endpoint) acquirePair(ctx context.Context, key pairKey, fresh bool) (p *pair, lead bool, err error) {
 	ep.mu.Lock()
 	p = ep.outgoing[key]
-	if p == nil {
+	if p == nil || fresh {
 		p = &pair{key: key, id: random64(), ready: make(chan struct{}), refs: 1}
 		ep.outgoing[key] = p
 		ep.mu.Unlock()
@@ -170,7 +171,7 @@ func (ep *Endpoint) acquirePair(ctx context.Context, key pairKey) (p *pair, lead
 	return p, false, err
 }
 
-func (ep *Endpoint) connect(ctx context.Context, uri string, id uint16) (_ *Session, err error) {
+func (ep *Endpoint) connect(ctx context.Context, uri string, id uint16, fresh bool) (_ *Session, err error) {
 	s := &Session{ep: ep, remote: uri, id: id, ended: make(chan struct{})}
 	if err := ep.newSession(s); err != nil {
 		return nil, err
@@ -189,7 +190,7 @@ func (ep *Endpoint) connect(ctx context.Context, uri string, id uint16) (_ *Sess
 	}); err != nil {
 		return nil, err
 	}
-	p, lead, err := ep.acquirePair(ctx, pairKey{uri, id})
+	p, lead, err := ep.acquirePair(ctx, pairKey{uri, id}, fresh)
 	s.pair = p
 	if err != nil {
 		return nil, err
