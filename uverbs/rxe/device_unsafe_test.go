@@ -1,0 +1,5 @@
+package rxe
+
+import "unsafe"
+
+func addrOf(p []byte) uint64 { return uint64(uintptr(unsafe.Pointer(unsafe.SliceData(p)))) }
