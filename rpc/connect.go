@@ -280,6 +280,9 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 	if gone || s.es.Err() != nil || ep.failed.Load() != nil {
 		return false
 	}
+	if p.attached && p.peer.Broken() != nil {
+		return false
+	}
 	if !p.attached {
 		ep.t.Attach(p.peer)
 		p.attached, p.handed = true, true
@@ -431,6 +434,18 @@ func (ep *Endpoint) carePeers() {
 	if err := ep.t.Reap(); err != nil {
 		ep.log.Warn("rpc: destroy RC queue pair", "endpoint", ep.id, "error", err)
 	}
+}
+
+// touchPeers tells the session manager from whom datagrams have come since the
+// last time. It runs in the loop.
+func (ep *Endpoint) touchPeers() {
+	ep.e.Sessions(func(es *engine.Session) {
+		s, ok := es.User.(*Session)
+		if n := es.Received(); ok && n != s.heard && s.conn != nil {
+			s.heard = n
+			s.conn.Peer().Touch()
+		}
+	})
 }
 
 // peerStuck is the engine's word that a peer holds a cancelled request.

@@ -46,6 +46,7 @@ type Endpoint struct {
 	now       int64
 	fresh     bool  // now was read in this round, or since the last one
 	collected int64 // when memory was given back last
+	touched   int64 // when peers were touched last
 	timer     *time.Timer
 	opSpare   []op
 	recycled  []*Request // for Enqueue

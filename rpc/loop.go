@@ -106,7 +106,14 @@ func (ep *Endpoint) poll() int {
 	if ep.t.NeedsCare() {
 		ep.carePeers()
 	}
+	if m > 0 && ep.now-ep.touched > int64(touchEvery) {
+		ep.touched = ep.now
+		ep.touchPeers()
+	}
 	ep.fresh = false
+	if !ep.e.Idle() {
+		n++ // what a callback or carePeers added is not posted yet: do not sleep on it
+	}
 	return n + m
 }
 
@@ -232,6 +239,10 @@ func (ep *Endpoint) spins(idle *spell) bool {
 }
 
 func (ep *Endpoint) stopped() bool { return ep.stop.Load() }
+
+// touchEvery is how often the session manager is told which peers were heard,
+// so that it need not ping them.
+const touchEvery = 100 * time.Millisecond
 
 // collectEvery is how often a loop that goes to sleep lets its pools give
 // memory back.

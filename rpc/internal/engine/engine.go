@@ -164,6 +164,7 @@ func (e *Engine) Receive(now int64, burst []Rx) {
 			e.Stats.DropMalformed++
 			continue
 		}
+		s.received++
 		body := rx.Data[HeaderBytes:]
 		e.Stats.RxBytes += uint64(len(body))
 		if s.client {

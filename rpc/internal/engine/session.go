@@ -16,9 +16,11 @@ type Session struct {
 	remoteToken uint32
 	peerQPN     uint32
 	maxSmall    int // payload bytes of a datagram to this peer
+	received    uint64
 
 	slots    []clientSlot // of a client
 	freeMask uint64
+	doubtful uint64 // slots whose last call was given up, and whose server may still be at it
 	doubt    uint64 // slots whose last request the server has not answered, as far as we know
 	backlog  callList
 	waiting  timer // earliest deadline in the backlog
@@ -79,6 +81,9 @@ func (s *Session) Index() uint32 { return s.index }
 
 // Token returns the number that the peer must show.
 func (s *Session) Token() uint32 { return s.token }
+
+// Received counts the datagrams of the peer that were its and well-formed.
+func (s *Session) Received() uint64 { return s.received }
 
 // Err returns why the session ended, nil while it lives.
 func (s *Session) Err() error { return s.err }
