@@ -55,9 +55,6 @@ tool_programs="ibv_devinfo ibv_rc_pingpong ibv_ud_pingpong ibv_srq_pingpong ib_s
 tool_packages="ibverbs-utils ibverbs-providers perftest strace"
 tool_files="etc/libibverbs.d/rxe.driver usr/lib/x86_64-linux-gnu/libibverbs/librxe-rdmav34.so"
 
-# The packages with tests that mean something on a real kernel.
-test_packages="./internal/kernel ./uverbs ./uverbs/rxe ./uverbs/verbstest ./rpc ./rpc/rpctest"
-
 usage() {
 	sed -n '2,/^set -euo/{/^set -euo/d;s/^# \{0,1\}//p}' "$repo/scripts/kerneltest.sh"
 }
@@ -228,8 +225,12 @@ build_test() {
 	echo "$rel"
 }
 
-# has PACKAGE says whether it stands in this tree.
-has() { [[ -n $(go list -f '{{.Name}}' "$1" 2>/dev/null) ]]; }
+# tested PACKAGE says whether it has tests.
+tested() { [[ -n $(go list -f '{{join .TestGoFiles " "}}{{join .XTestGoFiles " "}}' "$1") ]]; }
+
+# links_rxe PACKAGE says whether its program, or its tests, have the provider for
+# Soft-RoCE.
+links_rxe() { go list -deps -test "$1" | grep -q '/uverbs/rxe$'; }
 
 # standard NAME: whether the standard job of that name is wanted. With --list it
 # prints the name instead.
@@ -241,8 +242,21 @@ standard() {
 	[[ $1 =~ $run_regex ]]
 }
 
+# standard_test NAME SECONDS PACKAGE REGEX runs the package's tests of that name.
+# That there are none is a failure: nothing would be tested.
+standard_test() {
+	local rel test
+	standard "$1" || return 0
+	rel=$(build_test "$3") || die 1 "$3 does not build, or has no tests"
+	test=./${rel##*/}.test
+	job "$1" "$2" <<-END
+		cd /src/$rel || exit 1
+		[ -n "\$($test -test.list '$4')" ] || { echo "no tests match $4"; exit 1; }
+		exec $test -test.v -test.short -test.run '$4' -test.timeout $(($2 - 5))s
+	END
+}
+
 standard_jobs() {
-	local p rel name
 	if standard devices; then
 		job devices 20 <<-'END'
 			set -e
@@ -251,28 +265,36 @@ standard_jobs() {
 			grep -q '^rxe1 ' /tmp/devices
 		END
 	fi
-	for p in $test_packages; do
-		has "$p" || continue
-		name=$(tr / - <<<"${p#./}")
-		if standard "$name"; then
-			rel=$(build_test "$p") || die 1 "$p does not build"
-			job "$name" 180 <<<"cd /src/$rel && exec ./${rel##*/}.test -test.v -test.short -test.timeout 170s"
-		fi
-	done
+	standard_test kernel 60 ./internal/kernel .
+	standard_test uverbs 60 ./uverbs .
+	if tested ./uverbs/rxe; then standard_test rxe 120 ./uverbs/rxe .; fi
+	# The suites on Soft-RoCE, which RRPC_DEVICE and RRPC_DEVICE2 name. The other
+	# backends do not need a guest.
+	if tested ./uverbs/verbstest; then standard_test verbs 300 ./uverbs/verbstest 'Environment|Device'; fi
+	if links_rxe ./rpc; then standard_test rpc 300 ./rpc '^TestDevice$'; fi
 	if standard hello-sim; then
-		job hello-sim 60 <<<"rrpc hello --device sim"
+		# In a network of its own, because Soft-RoCE has the port of RoCEv2 in
+		# the first one.
+		job hello-sim 60 <<<"unshare -n sh -ec 'ip link set lo up; rrpc hello --device sim'"
 	fi
-	if has ./uverbs/rxe && standard hello-rxe; then
-		job hello-rxe 90 <<-'END'
-			set -e
-			echo "one process on rxe0, one on rxe1"
-			mkfifo /tmp/hold
-			rrpc hello --serve 10.7.0.1:7000 --until-eof --device rxe0 </tmp/hold &
-			exec 9>/tmp/hold
-			rrpc hello --connect 10.7.0.1:7000 --device rxe1
-			exec 9>&-
-			wait $!
-		END
+	if links_rxe ./cmd/rrpc; then
+		if standard hello; then
+			job hello 90 <<<"rrpc hello --device rxe0"
+		fi
+		if standard hello-wire; then
+			job hello-wire 90 <<-'END'
+				set -e
+				mkfifo /tmp/hold
+				rrpc hello --serve 10.7.0.1:7000 --until-eof --device rxe0 </tmp/hold >/tmp/server 2>&1 &
+				exec 9>/tmp/hold
+				sent=$(cat /sys/class/net/v1/statistics/tx_packets)
+				rrpc hello --connect 10.7.0.1:7000 --device rxe1 || { cat /tmp/server; exit 1; }
+				echo "packets from rxe1 on the wire: $(($(cat /sys/class/net/v1/statistics/tx_packets) - sent))"
+				exec 9>&-
+				wait $!
+				cat /tmp/server
+			END
+		fi
 	fi
 }
 

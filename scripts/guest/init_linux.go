@@ -22,6 +22,7 @@ var guestEnv = []string{
 	"HOME=/root",
 	"TMPDIR=/tmp",
 	"RRPC_GUEST=1", // this is a machine whose devices may be changed
+	"RRPC_DEVICE=rxe0", "RRPC_DEVICE2=rxe1",
 }
 
 // runInit is process 1. It never returns: when it is done, or cannot go on, the
@@ -186,6 +187,9 @@ func runJobs(r *report) {
 	}
 }
 
+// killAfter is how long a job that was told to end may take for its last words.
+var killAfter = 5 * time.Second
+
 // runJob runs one script; "# timeout: 60" in its second line is in seconds.
 func runJob(job string, out io.Writer) error {
 	text, err := os.ReadFile(job)
@@ -212,7 +216,7 @@ func runJob(job string, out io.Writer) error {
 	group := -cmd.Process.Pid
 	// SIGQUIT makes a Go program tell where it hangs.
 	quit := time.AfterFunc(limit, func() { unix.Kill(group, unix.SIGQUIT) })
-	kill := time.AfterFunc(limit+5*time.Second, func() { unix.Kill(group, unix.SIGKILL) })
+	kill := time.AfterFunc(limit+killAfter, func() { unix.Kill(group, unix.SIGKILL) })
 	err = cmd.Wait()
 	timely := quit.Stop()
 	kill.Stop()
