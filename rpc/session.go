@@ -43,10 +43,8 @@ func (r *Request) prepare(s *Session, reqType uint8, req, resp msgbuf.Buf, deadl
 func (ep *Endpoint) deadline(ctx context.Context) int64 {
 	now := ep.clock()
 	d := now + int64(ep.opt.timeout)
-	if ctx != nil {
-		if t, ok := ctx.Deadline(); ok {
-			d = int64(t.Sub(ep.epoch))
-		}
+	if t, ok := ctx.Deadline(); ok {
+		d = int64(t.Sub(ep.epoch))
 	}
 	return max(d, 1)
 }
@@ -79,7 +77,7 @@ func (s *Session) Call(ctx context.Context, reqType uint8, req, resp msgbuf.Buf)
 // Its deadline is that of WithRequestTimeout.
 func (s *Session) Go(reqType uint8, req, resp msgbuf.Buf) *Request {
 	r := &Request{done: make(chan struct{})}
-	r.prepare(s, reqType, req, resp, s.ep.deadline(nil))
+	r.prepare(s, reqType, req, resp, s.ep.deadline(context.Background()))
 	if !s.ep.submit(op{kind: opStart, req: r}) {
 		r.err = ErrClosed
 		r.over.Store(true)

@@ -20,7 +20,6 @@ type Session struct {
 
 	slots    []clientSlot // of a client
 	freeMask uint64
-	doubtful uint64 // slots whose last call was given up, and whose server may still be at it
 	doubt    uint64 // slots whose last request the server has not answered, as far as we know
 	backlog  callList
 	waiting  timer // earliest deadline in the backlog
