@@ -207,12 +207,14 @@ func (a *actions) sendEncoded(to addrPort, b []byte) {
 
 func (a *actions) call(f func()) { a.calls = append(a.calls, f) }
 
+// run makes the calls first: a peer that is told that its Disconnect was done
+// may count on it that the connection's owner knows.
 func (a *actions) run(n *Nexus) {
-	for i, b := range a.data {
-		n.write(a.to[i], b)
-	}
 	for _, f := range a.calls {
 		f()
+	}
+	for i, b := range a.data {
+		n.write(a.to[i], b)
 	}
 }
 

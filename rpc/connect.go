@@ -91,13 +91,20 @@ func (ep *Endpoint) newSession(s *Session) error {
 	return nil
 }
 
+// freeCredits gives back what newSession took of the ring. The caller holds
+// ep.mu, and the peer sends nothing any more.
+func (ep *Endpoint) freeCredits(s *Session) {
+	if ep.sessions[s] && !s.creditsFree {
+		s.creditsFree = true
+		ep.ringFree += ep.opt.credits
+	}
+}
+
 // forget undoes newSession and gives up the session's share of its pair.
 func (ep *Endpoint) forget(s *Session) {
 	ep.mu.Lock()
-	if ep.sessions[s] {
-		delete(ep.sessions, s)
-		ep.ringFree += ep.opt.credits
-	}
+	ep.freeCredits(s)
+	delete(ep.sessions, s)
 	p := s.pair
 	last := false
 	if p != nil {
@@ -329,6 +336,11 @@ func (ep *Endpoint) connDown(s *Session, cause error) {
 	switch {
 	case errors.Is(cause, nexus.ErrDisconnected):
 		err = ErrSessionClosed
+		// The peer, which has ended everything before it said so, may count on
+		// the room as soon as it hears that we know.
+		ep.mu.Lock()
+		ep.freeCredits(s)
+		ep.mu.Unlock()
 	case errors.Is(cause, nexus.ErrClosed):
 		err = ErrClosed
 	}

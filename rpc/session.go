@@ -21,7 +21,8 @@ type Session struct {
 	remote string // URI of the remote process
 	id     uint16 // remote endpoint; 0 at the server's end
 
-	heard uint64 // of es.Received, when the peer was touched last; the loop's
+	creditsFree bool   // under Endpoint.mu
+	heard       uint64 // of es.Received, when the peer was touched last; the loop's
 
 	closeOnce sync.Once
 	closeErr  error
