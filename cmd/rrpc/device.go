@@ -13,6 +13,7 @@ import (
 	_ "github.com/rrppcc-go/rrppcc/mlx5" // the provider for ConnectX
 	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
 	"github.com/rrppcc-go/rrppcc/uverbs"
+	_ "github.com/rrppcc-go/rrppcc/uverbs/rxe" // the provider for Soft-RoCE
 )
 
 // simulated is the --device that asks for the simulated ConnectX.

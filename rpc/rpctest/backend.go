@@ -13,6 +13,7 @@ import (
 	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
 	"github.com/rrppcc-go/rrppcc/nexus"
 	"github.com/rrppcc-go/rrppcc/uverbs"
+	_ "github.com/rrppcc-go/rrppcc/uverbs/rxe" // and Soft-RoCE
 )
 
 // Backend makes the processes that the suite lets talk to each other.

@@ -3,6 +3,7 @@ package rxe
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"testing"
 
 	"github.com/rrppcc-go/rrppcc/uverbs"
@@ -183,7 +184,7 @@ func TestDeviceUD(t *testing.T) {
 		same(t, "pong", a.mem[1<<20:1<<20+n], ping)
 	}
 	src, dst := b.mem[20:40][12:16], b.mem[20:40][16:20]
-	t.Logf("IPv4 header in the receive: %v to %v", src, dst)
+	t.Logf("%v to %v; the IPv4 header in the receive says %v to %v", a.gid.GID.Addr(), b.gid.GID.Addr(), src, dst)
 }
 
 func TestDeviceMulticast(t *testing.T) {
@@ -193,6 +194,10 @@ func TestDeviceMulticast(t *testing.T) {
 	if err := qb.AttachMulticast(group, 0); err != nil {
 		t.Fatal(err)
 	}
+	// The kernel's IP receives for the groups that somebody joined.
+	ifi := must(net.InterfaceByIndex(b.gid.IfIndex))(t)
+	conn := must(net.ListenMulticastUDP("udp4", ifi, &net.UDPAddr{IP: group[12:], Port: 5000}))(t)
+	defer conn.Close()
 	attr := a.path(b)
 	attr.DGID = group
 	ah, err := a.pd.CreateAH(&attr)

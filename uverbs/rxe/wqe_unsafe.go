@@ -189,20 +189,29 @@ var littleEndian = func() bool {
 	return *(*byte)(unsafe.Pointer(&v)) == 1
 }()
 
+// ibWCWithInvalidate is the kernel's own IB_WC_WITH_INVALIDATE (rdma/ib_verbs.h).
+// rdma_rxe writes it into the CQE as it is, although the flag of libibverbs is
+// another bit (1<<3, which for the kernel says that a checksum is right).
+const ibWCWithInvalidate = 1 << 2
+
 // readCQE converts an entry of a completion queue. It reports whether the
 // entry can be: the kernel writes no other.
 func readCQE(wc *uverbs.WC, slot unsafe.Pointer) bool {
 	e := (*kabi.Ib_uverbs_wc)(slot)
-	status, opcode, flags := e.Status, e.Opcode, e.Wc_flags
+	status, opcode := e.Status, e.Opcode
+	flags := uverbs.WCFlags(e.Wc_flags) & (uverbs.WCGRH | uverbs.WCWithImm)
 	imm := e.Ex
-	if flags&uint32(uverbs.WCWithImm) != 0 {
+	if flags&uverbs.WCWithImm != 0 {
 		imm = bigEndian(imm)
+	}
+	if e.Wc_flags&ibWCWithInvalidate != 0 {
+		flags |= uverbs.WCWithInv
 	}
 	*wc = uverbs.WC{
 		WRID:         e.Wr_id,
 		Status:       uverbs.WCStatus(status),
 		Opcode:       uverbs.WCOpcode(opcode),
-		Flags:        uverbs.WCFlags(flags),
+		Flags:        flags,
 		SL:           e.Sl,
 		DLIDPathBits: e.Dlid_path_bits,
 		PKeyIndex:    e.Pkey_index,
