@@ -80,7 +80,10 @@ func TestBadNetworkCostsTimeOnly(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := newMemNet(seed)
 			m.loss, m.double, m.reorder = 0.3, 0.2, 0.3
-			a, b := start(t, m, addrA), start(t, m, addrB)
+			// With the default of 3 s, one in some thousand silences of a living
+			// peer at this loss is long enough to pass for death.
+			patient := WithHeartbeat(250*time.Millisecond, 20*time.Second)
+			a, b := start(t, m, addrA, patient), start(t, m, addrB, patient)
 			s := serve(t, b, 7)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -99,7 +102,7 @@ func TestBadNetworkCostsTimeOnly(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			time.Sleep(10 * time.Second)
+			time.Sleep(30 * time.Second)
 			if n := s.accepted(); n != 200 {
 				t.Errorf("%d accepted", n)
 			}
