@@ -283,16 +283,24 @@ standard_jobs() {
 		fi
 		if standard hello-wire; then
 			job hello-wire 90 <<-'END'
-				set -e
 				mkfifo /tmp/hold
 				rrpc hello --serve 10.7.0.1:7000 --until-eof --device rxe0 </tmp/hold >/tmp/server 2>&1 &
 				exec 9>/tmp/hold
+				until grep -q '^ready at' /tmp/server; do
+					kill -0 $! || { cat /tmp/server; exit 1; }
+					sleep 0.05
+				done
 				sent=$(cat /sys/class/net/v1/statistics/tx_packets)
-				rrpc hello --connect 10.7.0.1:7000 --device rxe1 || { cat /tmp/server; exit 1; }
-				echo "packets from rxe1 on the wire: $(($(cat /sys/class/net/v1/statistics/tx_packets) - sent))"
+				rrpc hello --connect 10.7.0.1:7000 --device rxe1
+				code=$?
+				sent=$(($(cat /sys/class/net/v1/statistics/tx_packets) - sent))
+				echo "packets from rxe1 on the wire: $sent"
 				exec 9>&-
-				wait $!
+				wait $! || code=1
+				echo "the server said:"
 				cat /tmp/server
+				# 16 MiB each way, by packets of 4 KiB.
+				[ $code = 0 ] && [ $sent -gt 4096 ]
 			END
 		fi
 	fi
