@@ -115,8 +115,14 @@ func (ep *Endpoint) forget(s *Session) {
 		}
 	}
 	ep.mu.Unlock()
-	if last && p.peer != nil {
+	switch {
+	case !last || p.peer == nil:
+	case p.handed:
 		ep.disconnectPair(p, ErrSessionClosed)
+	default: // never attached, and nobody else knows it any more
+		if err := p.peer.Close(); err != nil {
+			ep.log.Warn("rpc: destroy RC queue pair", "endpoint", ep.id, "error", err)
+		}
 	}
 }
 
@@ -294,6 +300,7 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 		ep.t.Attach(p.peer)
 		p.attached, p.handed = true, true
 	}
+	s.up = true
 	s.es.Connect(ep.now, engine.Peer{Dest: p.peer.Index(), Session: h.session, Token: h.token, QPN: h.addr.QPN, MaxSmall: p.peer.MaxSmall()})
 	return true
 }
@@ -312,9 +319,6 @@ func (ep *Endpoint) abandon(s *Session, err error) {
 			ep.forget(s)
 			close(s.ended)
 		})
-		if p := s.pair; p != nil && !p.handed && p.peer != nil && p.refs == 0 {
-			p.peer.Close()
-		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
@@ -472,7 +476,7 @@ func (ep *Endpoint) dropPeer(dest uint32, err error) {
 	var lost []*Session
 	ep.mu.Lock()
 	for s := range ep.sessions {
-		if p := s.pair; p != nil && p.attached && p.peer.Index() == dest {
+		if s.up && s.pair.attached && s.pair.peer.Index() == dest {
 			lost = append(lost, s)
 		}
 	}
@@ -495,12 +499,10 @@ func (ep *Endpoint) failAll(err error) {
 	}
 	ep.mu.Unlock()
 	for _, s := range all {
-		if s.es == nil {
+		if !s.up {
 			continue // still connecting; its Connect fails by itself
 		}
-		if s.pair != nil {
-			ep.disconnectPair(s.pair, err)
-		}
+		ep.disconnectPair(s.pair, err)
 		s.end(err)
 		if s.conn != nil {
 			closeSoon(s.conn)

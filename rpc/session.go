@@ -17,6 +17,7 @@ type Session struct {
 	ep     *Endpoint
 	es     *engine.Session
 	pair   *pair
+	up     bool // of the loop: connected once; until then es, pair and conn are Connect's
 	conn   *nexus.Conn
 	remote string // URI of the remote process
 	id     uint16 // remote endpoint; 0 at the server's end
