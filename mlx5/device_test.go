@@ -105,7 +105,7 @@ func TestQueuesOutliveRemovedDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.fail = func(object, method uint16) error {
-		if object == kabi.UVERBS_OBJECT_DEVICE && method == kabi.UVERBS_METHOD_INFO_HANDLES {
+		if object == kabi.UVERBS_OBJECT_DEVICE && method == kabi.UVERBS_METHOD_QUERY_GID_ENTRY {
 			return nil
 		}
 		return syscall.EIO

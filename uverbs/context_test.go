@@ -227,7 +227,7 @@ func TestFirmwareErrorIsNoRemoval(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.fail = func(_ int, cmd *fakeCommand) syscall.Errno {
-		if cmd.method == abi.UVERBS_METHOD_INFO_HANDLES && cmd.object == abi.UVERBS_OBJECT_DEVICE {
+		if cmd.method == abi.UVERBS_METHOD_QUERY_GID_ENTRY && cmd.object == abi.UVERBS_OBJECT_DEVICE {
 			return 0
 		}
 		return syscall.EIO

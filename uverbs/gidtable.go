@@ -78,16 +78,22 @@ func (c *Context) gidSlot(port uint8, index int) (GIDEntry, error) {
 	if index < 0 {
 		return GIDEntry{}, syscall.EINVAL
 	}
+	cmd, out := c.gidEntryCommand(port, index)
+	if err := c.run(cmd); err != nil {
+		return GIDEntry{}, err
+	}
+	return gidEntry(out)
+}
+
+// gidEntryCommand is the command for one slot, and where its answer goes.
+func (c *Context) gidEntryCommand(port uint8, index int) (*kernel.Command, *abi.Ib_uverbs_gid_entry) {
 	out := new(abi.Ib_uverbs_gid_entry)
 	cmd := c.command(abi.UVERBS_OBJECT_DEVICE, abi.UVERBS_METHOD_QUERY_GID_ENTRY)
 	cmd.Const(abi.UVERBS_ATTR_QUERY_GID_ENTRY_PORT, uint64(port))
 	cmd.Const(abi.UVERBS_ATTR_QUERY_GID_ENTRY_GID_INDEX, uint64(index))
 	cmd.U32(abi.UVERBS_ATTR_QUERY_GID_ENTRY_FLAGS, 0)
 	cmd.Out(abi.UVERBS_ATTR_QUERY_GID_ENTRY_RESP_ENTRY, kernel.Bytes(out))
-	if err := c.run(cmd); err != nil {
-		return GIDEntry{}, err
-	}
-	return gidEntry(out)
+	return cmd, out
 }
 
 func gidEntry(e *abi.Ib_uverbs_gid_entry) (GIDEntry, error) {

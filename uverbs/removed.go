@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"syscall"
 
-	"github.com/rrppcc-go/rrppcc/internal/abi"
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
 )
 
@@ -30,8 +29,9 @@ func (c *Context) runDestroy(cmd *kernel.Command) error {
 
 // lost reports whether err says that the device is gone. The kernel answers EIO
 // to every command then; but a driver may answer it, too, for a firmware that
-// failed, and the objects are still there. INFO_HANDLES tells the two apart: it
-// is answered by the uverbs core without the driver.
+// failed, and the objects are still there. QUERY_GID_ENTRY tells the two apart:
+// the core answers it from its cache, without the driver, but not when there is
+// no device. (INFO_HANDLES is answered even then.)
 func (c *Context) lost(err error) bool {
 	if !errors.Is(err, syscall.EIO) {
 		return false
@@ -47,11 +47,7 @@ func (c *Context) lost(err error) bool {
 }
 
 func (c *Context) coreAnswersEIO() bool {
-	out := new(struct{ total, list uint32 })
-	cmd := c.command(abi.UVERBS_OBJECT_DEVICE, abi.UVERBS_METHOD_INFO_HANDLES)
-	cmd.Const(abi.UVERBS_ATTR_INFO_OBJECT_ID, abi.UVERBS_OBJECT_PD)
-	cmd.Out(abi.UVERBS_ATTR_INFO_TOTAL_HANDLES, kernel.Bytes(&out.total))
-	cmd.Out(abi.UVERBS_ATTR_INFO_HANDLES_LIST, kernel.Bytes(&out.list))
+	cmd, _ := c.gidEntryCommand(1, 0)
 	return errors.Is(cmd.Run(c.file), syscall.EIO)
 }
 

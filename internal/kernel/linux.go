@@ -216,8 +216,33 @@ func (e *eventFile) read(p []byte) (int, error) {
 		return 0, syscall.EIO // the device is gone, as where the kernel says so
 	case errors.As(err, &errno):
 		return 0, errno
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return 0, err
+	}
+	// A file that signals nothing but an error, as a completion channel whose
+	// device is gone, is "not pollable" for Go. The kernel tells why.
+	if n, now := e.readNow(p); now != unix.EAGAIN {
+		return n, now
 	}
 	return 0, err
+}
+
+// readNow reads past the poller, without waiting: EAGAIN where nothing is there.
+func (e *eventFile) readNow(p []byte) (n int, err error) {
+	conn, err := e.f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if conn.Control(func(fd uintptr) { n, err = unix.Read(int(fd), p) }) != nil {
+		return 0, fs.ErrClosed
+	}
+	switch {
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, syscall.EIO
+	}
+	return n, nil
 }
 
 func (e *eventFile) Close() error {

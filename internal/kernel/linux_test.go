@@ -190,6 +190,29 @@ func send(t *testing.T, fd int, record string) {
 	}
 }
 
+// What the poller does not wait for is read without it. That a device's removal
+// comes this way is seen on a real kernel only: scripts/kerneltest.sh.
+func TestReadingPastThePoller(t *testing.T) {
+	leakcheck.Check(t)
+	e, fd := packets(t)
+	p := make([]byte, 8)
+	if n, err := e.readNow(p); n != 0 || err != unix.EAGAIN {
+		t.Errorf("nothing there: %d, %v", n, err)
+	}
+	send(t, fd, "record 1")
+	if n, err := e.readNow(p); err != nil || string(p[:n]) != "record 1" {
+		t.Errorf("a record: %q, %v", p[:n], err)
+	}
+	unix.Close(fd)
+	if n, err := e.readNow(p); n != 0 || err != syscall.EIO {
+		t.Errorf("the end: %d, %v", n, err)
+	}
+	e.Close()
+	if n, err := e.readNow(p); n != 0 || !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("closed: %d, %v", n, err)
+	}
+}
+
 func TestReadEventReturnsOneRecord(t *testing.T) {
 	leakcheck.Check(t)
 	e, fd := packets(t)
