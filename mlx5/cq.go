@@ -17,34 +17,70 @@ import (
 // cq is a completion queue. ci and the fields beside it belong to the CQ's
 // owner; pending is how other goroutines ask the owner to drop a QP's entries.
 type cq struct {
-	ctx   *contextDriver
-	ring  *byte // entry 0
-	mask  uint32
-	shift uint32 // log2 of entries: bit of ci that tells the lap
+	ctx *contextDriver
+	cqRing
 	ci    uint32 // free-running consumer index
 	db    dbrec
 	qps   *qpTable
 	cqn   uint32
+	depth atomic.Uint32 // completions that fit at once
 	armSN atomic.Uint32 // events read from the channel
+	freed srqChain
 
 	pending atomic.Pointer[purge]
 
-	mu     sync.Mutex // guards mem against Close while a QP's entries are counted
-	mem    []byte
+	mu     sync.Mutex // guards the ring against Close and Resize while a QP's entries are counted
 	closed bool
 }
 
-func (d *contextDriver) CreateCQ(attr *uverbs.CQInitAttr, issue func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error)) (_ uverbs.CQDriver, err error) {
+// cqRing is the buffer of a CQ. Resize changes it.
+type cqRing struct {
+	ring   *byte // entry 0
+	stride uint32
+	mask   uint32
+	shift  uint32 // log2 of entries: bit of ci that tells the lap
+	mem    []byte
+}
+
+// newRing allocates a ring without a valid entry.
+func newRing(entries, stride uint32) (cqRing, error) {
+	r := cqRing{stride: stride, mask: entries - 1, shift: uint32(bits.TrailingZeros32(entries))}
+	var err error
+	if r.mem, err = allocMemory(int(roundUp(entries*stride, uint32(os.Getpagesize())))); err != nil {
+		return cqRing{}, fmt.Errorf("allocate %d entries: %w", entries, err)
+	}
+	r.ring = &r.mem[stride-prm.CQEBytes]
+	for i := range entries {
+		r.at(i).StoreLast(prm.CQEInvalid << 4)
+	}
+	return r, nil
+}
+
+// at returns the entry of consumer index i.
+func (r *cqRing) at(i uint32) *prm.CQE64 { return prm.CQE(r.ring, i&r.mask, r.stride) }
+
+// written tells whether the device has written the entry of consumer index i.
+func (r *cqRing) written(i uint32) bool { return valid(r.at(i).LoadLast(), i>>r.shift) }
+
+func (d *contextDriver) CreateCQ(attr *uverbs.CQInitAttr, issue func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error)) (uverbs.CQDriver, error) {
+	c, err := d.newCQ(attr, d.cqeBytes, issue)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// newCQ creates a CQ of entries of 64 or 128 bytes.
+func (d *contextDriver) newCQ(attr *uverbs.CQInitAttr, cqeBytes uint32, issue func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error)) (_ *cq, err error) {
 	entries, err := cqEntries(attr.Depth)
 	if err != nil {
 		return nil, fmt.Errorf("depth %d, at most %d: %w", attr.Depth, maxCQE, err)
 	}
-	c := &cq{ctx: d, mask: entries - 1, shift: uint32(bits.TrailingZeros32(entries)), qps: d.qps}
-	size := int(roundUp(entries*prm.CQEBytes, uint32(os.Getpagesize())))
-	if c.mem, err = allocMemory(size); err != nil {
-		return nil, fmt.Errorf("allocate %d entries: %w", entries, err)
+	c := &cq{ctx: d, qps: d.qps}
+	c.depth.Store(entries - 1)
+	if c.cqRing, err = newRing(entries, cqeBytes); err != nil {
+		return nil, err
 	}
-	c.ring = &c.mem[0]
 	if c.db, err = d.dbrecs.alloc(); err != nil {
 		return nil, errors.Join(err, freeMemory(c.mem))
 	}
@@ -53,14 +89,10 @@ func (d *contextDriver) CreateCQ(attr *uverbs.CQInitAttr, issue func(cqe uint32,
 			c.Close()
 		}
 	}()
-	for i := range entries {
-		prm.CQE(c.ring, i).StoreLast(prm.CQEInvalid << 4)
-	}
-
 	req := &abi.Mlx5_ib_create_cq{
-		Buf_addr: prm.Addr(c.ring),
+		Buf_addr: prm.Addr(&c.mem[0]),
 		Db_addr:  c.db.addr(d.dbrecs.stride),
-		Cqe_size: prm.CQEBytes,
+		Cqe_size: cqeBytes, // and no compression: Cqe_comp_en is 0
 	}
 	if d.uars.dynamic {
 		req.Flags = abi.MLX5_IB_CREATE_CQ_FLAGS_UAR_PAGE_INDEX
@@ -79,7 +111,7 @@ func (d *contextDriver) CreateCQ(attr *uverbs.CQInitAttr, issue func(cqe uint32,
 }
 
 // Depth returns the completions that fit at once.
-func (c *cq) Depth() int { return int(c.mask) }
+func (c *cq) Depth() int { return int(c.depth.Load()) }
 
 // Arm asks for an event. The device compares the sequence number with the
 // events that it sent, so that an arm that crosses an event on its way is not
@@ -113,9 +145,7 @@ func (c *cq) Close() error {
 		return nil
 	}
 	c.closed = true
-	for p := c.pending.Swap(nil); p != nil; p = p.next {
-		p.done()
-	}
+	c.runPurges() // for the SRQs, which get their WQEs back
 	c.ctx.dbrecs.release(c.db)
 	return freeMemory(c.mem)
 }

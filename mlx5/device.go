@@ -11,6 +11,7 @@ import (
 	kabi "github.com/rrppcc-go/rrppcc/internal/abi"
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
 	"github.com/rrppcc-go/rrppcc/mlx5/internal/abi"
+	"github.com/rrppcc-go/rrppcc/mlx5/internal/prm"
 	"github.com/rrppcc-go/rrppcc/uverbs"
 )
 
@@ -30,6 +31,7 @@ type limits struct {
 	maxRQDesc     uint32 // bytes of a receive WQE
 	maxSendWQEBBs uint32
 	maxRecvWRs    uint32
+	maxSRQRecvWRs uint32 // 0: no SRQs
 	ports         int
 	cqeVersion    uint8 // 1: CQEs carry the QP's user index; 0: its number
 	ece           bool
@@ -45,6 +47,8 @@ type contextDriver struct {
 	dbrecs   *dbrecs
 	qps      *qpTable
 	preferBF bool // MLX5_POST_SEND_PREFER_BF
+	scatter  bool // MLX5_SCATTER_TO_CQE
+	cqeBytes uint32
 
 	mu    sync.Mutex
 	ports map[uint8]uverbs.LinkLayer
@@ -53,6 +57,10 @@ type contextDriver struct {
 func (provider) OpenContext(c *uverbs.Context) (uverbs.ContextDriver, error) {
 	if !mmioSafe && !c.Device().Simulated() {
 		return nil, fmt.Errorf("mlx5: no device access on this architecture: %w", syscall.EOPNOTSUPP)
+	}
+	cqeBytes, err := envCQEBytes()
+	if err != nil {
+		return nil, err
 	}
 	req := &abi.Mlx5_ib_alloc_ucontext_req_v2{
 		Total_num_bfregs:       wantBFRegs,
@@ -74,6 +82,8 @@ func (provider) OpenContext(c *uverbs.Context) (uverbs.ContextDriver, error) {
 		dbrecs:   newDBRecs(lim.cacheLine),
 		qps:      newQPTable(lim.cqeVersion),
 		preferBF: envSwitch("MLX5_POST_SEND_PREFER_BF", true),
+		scatter:  envSwitch("MLX5_SCATTER_TO_CQE", false),
+		cqeBytes: cqeBytes,
 		ports:    make(map[uint8]uverbs.LinkLayer),
 	}
 	if d.uars, err = openUARs(c.Kernel(), &lim, envSwitch("MLX5_SHUT_UP_BF", false)); err != nil {
@@ -88,6 +98,18 @@ func envSwitch(name string, unset bool) bool {
 		return v != "0"
 	}
 	return unset
+}
+
+// envCQEBytes reads MLX5_CQE_SIZE.
+func envCQEBytes() (uint32, error) {
+	switch v := os.Getenv("MLX5_CQE_SIZE"); v {
+	case "", "64":
+		return prm.CQEBytes, nil
+	case "128":
+		return 2 * prm.CQEBytes, nil
+	default:
+		return 0, fmt.Errorf("mlx5: MLX5_CQE_SIZE is %q, not 64 or 128: %w", v, syscall.EINVAL)
+	}
 }
 
 // checkLimits takes nothing on trust that sizes or offsets are computed from.
@@ -123,6 +145,7 @@ func checkLimits(r *abi.Mlx5_ib_alloc_ucontext_resp) (limits, error) {
 		maxRQDesc:     uint32(r.Max_rq_desc_sz),
 		maxSendWQEBBs: r.Max_send_wqebb,
 		maxRecvWRs:    r.Max_recv_wr,
+		maxSRQRecvWRs: min(r.Max_srq_recv_wr, maxSRQEntries),
 		ports:         int(r.Num_ports),
 		cqeVersion:    r.Cqe_version,
 		ece:           r.Comp_mask&abi.MLX5_IB_ALLOC_UCONTEXT_RESP_MASK_ECE != 0,

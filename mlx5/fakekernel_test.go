@@ -50,6 +50,7 @@ type fakeKernel struct {
 	next     uint32 // handle
 	nextQPN  uint32
 	nextCQN  uint32
+	nextSRQN uint32
 	nextUAR  uint32
 	bfreg    uint32                            // answered to create QP
 	fail     func(object, method uint16) error // forced errors
@@ -58,10 +59,11 @@ type fakeKernel struct {
 	pages    map[*byte][]byte                  // mapped UARs
 	handles  map[uint32]uint16                 // live objects
 	onKick   func(page []byte, off uint32)     // after the record
+	onResize func(cqe uint32, in *abi.Mlx5_ib_resize_cq)
 }
 
 func newFakeKernel(t testing.TB) *fakeKernel {
-	k := &fakeKernel{t: t, link: kernelEthernet, next: 1, nextQPN: 419, nextCQN: 1029, nextUAR: 16,
+	k := &fakeKernel{t: t, link: kernelEthernet, next: 1, nextQPN: 419, nextCQN: 1029, nextSRQN: 1911, nextUAR: 16,
 		pages: make(map[*byte][]byte), handles: make(map[uint32]uint16)}
 	k.ucontext, _ = hex.DecodeString(ucontextDynamic)
 	k.dmac = func(dgid [16]byte) [6]byte { return [6]byte{2, 0x5a, dgid[12], dgid[13], dgid[14], dgid[15]} }
@@ -209,6 +211,19 @@ func (k *fakeKernel) answer(c *command, out map[uint16][]byte, ref map[uint16]*u
 		le.PutUint32(out[kabi.UVERBS_ATTR_CREATE_CQ_RESP_CQE], cqe)
 		le.PutUint32(out[kabi.UVERBS_ATTR_UHW_OUT], k.nextCQN)
 		k.nextCQN++
+	case kabi.UVERBS_OBJECT_SRQ:
+		if c.method == kabi.UVERBS_METHOD_SRQ_DESTROY {
+			return k.destroy(c, kabi.UVERBS_ATTR_DESTROY_SRQ_HANDLE)
+		}
+		wrs := uint32(c.attrs[kabi.UVERBS_ATTR_CREATE_SRQ_MAX_WR].data)
+		if wrs > 32767 {
+			return syscall.EINVAL
+		}
+		*ref[kabi.UVERBS_ATTR_CREATE_SRQ_HANDLE] = uint64(k.newHandle(c.object))
+		le.PutUint32(out[kabi.UVERBS_ATTR_CREATE_SRQ_RESP_MAX_WR], wrs)
+		le.PutUint32(out[kabi.UVERBS_ATTR_CREATE_SRQ_RESP_MAX_SGE], uint32(c.attrs[kabi.UVERBS_ATTR_CREATE_SRQ_MAX_SGE].data))
+		le.PutUint32(out[kabi.UVERBS_ATTR_UHW_OUT], k.nextSRQN)
+		k.nextSRQN++
 	case kabi.UVERBS_OBJECT_QP:
 		if c.method == kabi.UVERBS_METHOD_QP_DESTROY {
 			return k.destroy(c, kabi.UVERBS_ATTR_DESTROY_QP_HANDLE)
@@ -249,7 +264,14 @@ func (k *fakeKernel) answerWrite(c *command, out map[uint16][]byte) error {
 		le.PutUint32(resp, k.newHandle(kabi.UVERBS_OBJECT_MR))
 		le.PutUint32(resp[4:], 1581735)
 		le.PutUint32(resp[8:], 1581735)
-	case kabi.IB_USER_VERBS_CMD_MODIFY_QP:
+	case kabi.IB_USER_VERBS_CMD_MODIFY_QP, kabi.IB_USER_VERBS_CMD_MODIFY_SRQ:
+	case kabi.IB_USER_VERBS_CMD_RESIZE_CQ:
+		in := (*kabi.Ib_uverbs_resize_cq)(unsafe.Pointer(&c.attrs[kabi.UVERBS_ATTR_CORE_IN].in[0]))
+		uhw := (*abi.Mlx5_ib_resize_cq)(unsafe.Pointer(&c.attrs[kabi.UVERBS_ATTR_UHW_IN].in[0]))
+		le.PutUint32(resp, in.Cqe)
+		if k.onResize != nil {
+			k.onResize(in.Cqe, uhw)
+		}
 	case kabi.IB_USER_VERBS_CMD_CREATE_AH:
 		in := (*kabi.Ib_uverbs_create_ah)(unsafe.Pointer(&c.attrs[kabi.UVERBS_ATTR_CORE_IN].in[0]))
 		le.PutUint32(resp, k.newHandle(kabi.UVERBS_OBJECT_AH))
@@ -320,10 +342,24 @@ func (r *rig) cq(depth int) *uverbs.CQ {
 	return c
 }
 
+func (r *rig) srq(maxWR, maxSGE uint32) *uverbs.SRQ {
+	r.t.Helper()
+	s, err := r.pd.CreateSRQ(&uverbs.SRQInitAttr{SRQAttr: uverbs.SRQAttr{MaxWR: maxWR, MaxSGE: maxSGE}})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return s
+}
+
 // qpWith creates a QP of a given layout, bypassing uverbs.
 func (r *rig) qpWith(typ uverbs.QPType, send, recv *uverbs.CQ, layout qpLayout, sigAll bool, qpn, bfregIndex uint32) *qp {
 	r.t.Helper()
-	q, err := r.drv.newQP(&uverbs.QPInitAttr{Type: typ, SendCQ: send, RecvCQ: recv, SigAll: sigAll}, layout,
+	return r.qpOn(nil, typ, send, recv, layout, sigAll, qpn, bfregIndex)
+}
+
+func (r *rig) qpOn(srq *uverbs.SRQ, typ uverbs.QPType, send, recv *uverbs.CQ, layout qpLayout, sigAll bool, qpn, bfregIndex uint32) *qp {
+	r.t.Helper()
+	q, err := r.drv.newQP(&uverbs.QPInitAttr{Type: typ, SendCQ: send, RecvCQ: recv, SRQ: srq, SigAll: sigAll}, layout,
 		func(cap uverbs.QPCap, in, out []byte) (uverbs.QPCap, uint32, error) {
 			(*abi.Mlx5_ib_create_qp_resp)(unsafe.Pointer(&out[0])).Bfreg_index = bfregIndex
 			return cap, qpn, nil
@@ -362,8 +398,11 @@ func (r *rig) ah() *uverbs.AH {
 
 // put writes a CQE at consumer index ci+ahead of a CQ, as the device would.
 func (c *cq) put(ahead uint32, cqe []byte) {
-	i := (c.ci + ahead) & c.mask
-	e := prm.CQE(c.ring, i)
+	e := c.at(c.ci + ahead)
+	if len(cqe) == 2*prm.CQEBytes {
+		copy(e.Data(prm.CQEScatter64, prm.CQEBytes), cqe)
+		cqe = cqe[prm.CQEBytes:]
+	}
 	dst := unsafe.Slice((*byte)(unsafe.Pointer(e)), prm.CQEBytes)
 	copy(dst[:60], cqe[:60])
 	e.Last.Store(binary.NativeEndian.Uint32(cqe[60:]))

@@ -28,7 +28,7 @@ func (c *cq) Poll(wcs []uverbs.WC) (int, error) {
 		sqTail, rqTail   uint32
 	)
 	for n < len(wcs) {
-		e := prm.CQE(c.ring, ci&c.mask)
+		e := prm.CQE(c.ring, ci&c.mask, c.stride)
 		last := e.LoadLast()
 		if !valid(last, ci>>c.shift) {
 			break
@@ -36,13 +36,21 @@ func (c *cq) Poll(wcs []uverbs.WC) (int, error) {
 		fromDevice()
 		ci++
 		q := c.qps.lookup(c.key(e))
-		if q == nil || e.SOPDropQPN.Host()&keyMask != q.qpn || last&prm.CQEInlineScatter != 0 {
+		format := last & prm.CQEFormatMask
+		if q == nil || e.SOPDropQPN.Host()&keyMask != q.qpn || format != 0 && !q.inlines(c, e, last) {
 			err = uverbs.ErrCQCorrupt
 			break
 		}
 		wc := &wcs[n]
 		switch op := last >> 4 & 0xf; op {
 		case prm.CQERespSend, prm.CQERespSendImm, prm.CQERespWrImm, prm.CQERespSendInv, prm.CQERespErr:
+			if q.srq != nil {
+				var taken bool
+				if taken, err = c.receivedShared(q, wc, e, last); taken {
+					n++
+				}
+				break
+			}
 			if q != rqOwner {
 				if rqOwner != nil {
 					rqOwner.rq.tail.Store(rqTail)
@@ -59,6 +67,9 @@ func (c *cq) Poll(wcs []uverbs.WC) (int, error) {
 				fail(wc, e)
 			} else {
 				received(wc, e, op)
+				if format != 0 {
+					q.scattered(wc, e, format, q.rq.wqe(last>>16), q.rq.maxSGE)
+				}
 			}
 			n++
 		case prm.CQEReq, prm.CQEReqErr:
@@ -81,9 +92,11 @@ func (c *cq) Poll(wcs []uverbs.WC) (int, error) {
 			*wc = uverbs.WC{WRID: slot.wrid, QPN: q.qpn}
 			if op == prm.CQEReqErr {
 				fail(wc, e)
-			} else if !sent(wc, e) {
+			} else if !sent(wc, e, slot.opcode) {
 				err = uverbs.ErrCQCorrupt
 				break
+			} else if format != 0 {
+				q.sq.scattered(wc, e, format, last>>16)
 			}
 			n++
 		default:
@@ -101,6 +114,9 @@ func (c *cq) Poll(wcs []uverbs.WC) (int, error) {
 	}
 	if rqOwner != nil {
 		rqOwner.rq.tail.Store(rqTail)
+	}
+	if c.freed.srq != nil {
+		c.flushFreed()
 	}
 	c.ci = ci
 	c.db.Store(prm.CQCI, ci&prm.CIMask)
@@ -132,8 +148,8 @@ func received(wc *uverbs.WC, e *prm.CQE64, op uint32) {
 }
 
 // sent fills in what a requester's CQE says; false if it names no operation
-// that can be posted.
-func sent(wc *uverbs.WC, e *prm.CQE64) bool {
+// that can be posted. What changes an mkey is known by what was posted.
+func sent(wc *uverbs.WC, e *prm.CQE64, posted uverbs.WROpcode) bool {
 	switch e.SOPDropQPN.Host() >> 24 {
 	case prm.OpcodeRDMAWriteImm:
 		wc.Opcode, wc.Flags = uverbs.WCRDMAWrite, uverbs.WCWithImm
@@ -149,6 +165,15 @@ func sent(wc *uverbs.WC, e *prm.CQE64) bool {
 		wc.Opcode, wc.ByteLen = uverbs.WCCompSwap, 8
 	case prm.OpcodeAtomicFA:
 		wc.Opcode, wc.ByteLen = uverbs.WCFetchAdd, 8
+	case prm.OpcodeUMR:
+		switch posted {
+		case uverbs.WRLocalInv:
+			wc.Opcode = uverbs.WCLocalInv
+		case uverbs.WRBindMW:
+			wc.Opcode = uverbs.WCBindMW
+		default:
+			return false
+		}
 	default:
 		return false
 	}

@@ -45,7 +45,7 @@ func (c *cq) producer() uint32 {
 	for {
 		start := c.db.Load(prm.CQCI)
 		i := start
-		for i-start <= c.mask && valid(prm.CQE(c.ring, i&c.mask).LoadLast(), i>>c.shift) {
+		for i-start <= c.mask && c.written(i) {
 			i++
 		}
 		if ahead := (c.db.Load(prm.CQCI) - start) & prm.CIMask; ahead <= i-start {
@@ -63,32 +63,49 @@ func (c *cq) runPurges() {
 }
 
 // drop takes the entries of key between ci and until out of the ring: the
-// others move towards until, and ci follows.
+// others move towards until, and ci follows. What the entries took from an SRQ
+// goes back to it.
 func (c *cq) drop(key, until uint32) {
 	n := (until - c.ci) & prm.CIMask
 	if n > c.mask+1 {
 		return // all of them are consumed
 	}
+	var shared *srq
+	if q := c.qps.lookup(key); q != nil {
+		shared = q.srq
+	}
 	dropped := uint32(0)
 	for i := c.ci + n; i != c.ci; {
 		i--
-		e := prm.CQE(c.ring, i&c.mask)
+		e := c.at(i)
 		if c.key(e) == key {
+			if last := e.LoadLast(); shared != nil && isReceive(last>>4&0xf) && shared.posted(last>>16) {
+				c.giveBack(shared, last>>16)
+			}
 			dropped++
 			continue
 		}
 		if dropped == 0 {
 			continue
 		}
-		to := prm.CQE(c.ring, (i+dropped)&c.mask)
+		to := c.at(i + dropped)
 		owner := to.LoadLast() & prm.CQEOwnerMask
-		to.CopyBody(e)
+		to.CopyBody(e, c.stride)
 		to.StoreLast(e.LoadLast()&^prm.CQEOwnerMask | owner)
 	}
+	c.flushFreed()
 	if dropped > 0 {
 		c.ci += dropped
 		c.db.Store(prm.CQCI, c.ci&prm.CIMask)
 	}
+}
+
+func isReceive(op uint32) bool {
+	switch op {
+	case prm.CQERespSend, prm.CQERespSendImm, prm.CQERespWrImm, prm.CQERespSendInv, prm.CQERespErr:
+		return true
+	}
+	return false
 }
 
 // key returns what names the QP in e.

@@ -32,10 +32,10 @@ func TestClosedQPLeavesNoCompletions(t *testing.T) {
 			c.ci = 1<<24 - uint32(rnd.IntN(8)) // the published index wraps at 24 bits
 		}
 		for i := range 8 - c.ci&7 { // as if earlier laps had been there
-			prm.CQE(c.ring, c.ci&7+i).StoreLast(prm.CQEReq<<4 | ^(c.ci>>3)&1)
+			c.at(c.ci&7 + i).StoreLast(prm.CQEReq<<4 | ^(c.ci>>3)&1)
 		}
 		for i := range c.ci & 7 {
-			prm.CQE(c.ring, i).StoreLast(prm.CQEReq<<4 | c.ci>>3&1)
+			c.at(i).StoreLast(prm.CQEReq<<4 | c.ci>>3&1)
 		}
 		c.db.Store(prm.CQCI, c.ci&prm.CIMask)
 		var qps [3]*qp

@@ -25,9 +25,11 @@ type qp struct {
 	key    uint32 // in ctx.qps, and in CQEs
 	sendCQ *cq
 	recvCQ *cq
+	srq    *srq // where receives come from; nil: rq
 	db     dbrec
 	closed atomic.Bool
-	mem    []byte // receive queue, send queue
+	inline bool   // completions may hold data: scatter-to-CQE
+	mem    []byte // receive queue, send queue; pollers look into it for scatter-to-CQE
 	tables []byte // work request ids: written by posters, read by pollers
 
 	sq sendQueue
@@ -43,7 +45,11 @@ func (d *contextDriver) CreateQP(attr *uverbs.QPInitAttr, issue func(cap uverbs.
 	default:
 		return nil, fmt.Errorf("QP type %v: %w", attr.Type, syscall.EOPNOTSUPP)
 	}
-	layout, err := layoutQP(&d.lim, attr.Cap, overhead)
+	ask := attr.Cap
+	if attr.SRQ != nil {
+		ask.MaxRecvWR, ask.MaxRecvSGE = 0, 0
+	}
+	layout, err := layoutQP(&d.lim, ask, overhead)
 	if err != nil {
 		return nil, fmt.Errorf("capacities %+v: %w", attr.Cap, err)
 	}
@@ -58,6 +64,15 @@ func (d *contextDriver) newQP(attr *uverbs.QPInitAttr, layout qpLayout, issue fu
 		return nil, fmt.Errorf("CQs of another device: %w", syscall.EINVAL)
 	}
 	q := &qp{ctx: d, ud: attr.Type == uverbs.QPTypeUD, key: noUIdx, sendCQ: sendCQ, recvCQ: recvCQ}
+	q.inline = d.scatter && !q.ud
+	if attr.SRQ != nil {
+		s, ok := attr.SRQ.Driver().(*srq)
+		if !ok || s.ctx != d {
+			return nil, fmt.Errorf("SRQ of another device: %w", syscall.EINVAL)
+		}
+		q.srq = s
+		s.refs.Add(1)
+	}
 	defer func() {
 		if err != nil {
 			q.freeShared()
@@ -88,6 +103,9 @@ func (d *contextDriver) newQP(attr *uverbs.QPInitAttr, layout qpLayout, issue fu
 		Rq_wqe_shift: layout.rqShift,
 		Uidx:         q.key,
 	}
+	if d.scatter {
+		req.Flags |= abi.MLX5_QP_FLAG_SCATTER_CQE
+	}
 	if d.lim.ece {
 		req.Ece_options = ecePropose
 	}
@@ -101,8 +119,8 @@ func (d *contextDriver) newQP(attr *uverbs.QPInitAttr, layout qpLayout, issue fu
 	}
 	ask := attr.Cap
 	ask.MaxInline = layout.maxInline
-	if ask.MaxRecvWR == 0 {
-		ask.MaxRecvSGE = 0
+	if ask.MaxRecvWR == 0 || q.srq != nil {
+		ask.MaxRecvWR, ask.MaxRecvSGE = 0, 0
 	}
 	if ask.MaxSendWR == 0 {
 		ask.MaxSendSGE = 0
@@ -163,14 +181,12 @@ func (q *qp) Close() error {
 		return nil
 	}
 	q.purge(q.freeShared)
-	return q.freeOwn()
+	q.freeOwn()
+	return nil
 }
 
 // freeOwn gives back what only the owners of the work queues use.
-func (q *qp) freeOwn() error {
-	q.ctx.uars.release(q.sq.reg)
-	return freeMemory(q.mem)
-}
+func (q *qp) freeOwn() { q.ctx.uars.release(q.sq.reg) }
 
 // freeShared gives back what pollers look at. It may run within a Poll, once
 // in the QP's life.
@@ -182,4 +198,8 @@ func (q *qp) freeShared() {
 		q.ctx.dbrecs.release(q.db)
 	}
 	freeMemory(q.tables) // cannot fail: the mapping is whole
+	freeMemory(q.mem)
+	if q.srq != nil {
+		q.srq.unref()
+	}
 }

@@ -42,6 +42,8 @@ func (r *recvQueue) outstanding(counter, tail uint32) bool {
 	return (counter-tail)&0xffff < posted
 }
 
+func (r *recvQueue) wqe(i uint32) *byte { return prm.Add(r.start, i&(r.entries-1)<<r.shift) }
+
 // PostRecv writes a WQE per request and publishes the ones that were accepted.
 func (q *qp) PostRecv(wrs []uverbs.RecvWR) (n int, err error) {
 	if q.closed.Load() {
@@ -51,7 +53,9 @@ func (q *qp) PostRecv(wrs []uverbs.RecvWR) (n int, err error) {
 	for n < len(wrs) {
 		if r.head-r.seenTail >= r.entries {
 			if r.seenTail = r.tail.Load(); r.head-r.seenTail >= r.entries {
-				err = uverbs.ErrQueueFull
+				if err = uverbs.ErrQueueFull; q.srq != nil {
+					err = uverbs.ErrQPUsesSRQ
+				}
 				break
 			}
 		}
@@ -60,7 +64,7 @@ func (q *qp) PostRecv(wrs []uverbs.RecvWR) (n int, err error) {
 			err = uverbs.ErrTooManySGEs
 			break
 		}
-		at := prm.Add(r.start, r.head&(r.entries-1)<<r.shift)
+		at := r.wqe(r.head)
 		used := 0
 		for i := range wr.SGList {
 			sge := &wr.SGList[i]

@@ -36,6 +36,7 @@ type qpLayout struct {
 
 	sqEntries uint32 // WQEBBs
 	sqMaxPost uint32 // WRs: one WQE may take several WQEBBs
+	sqPerWR   uint32 // WQEBBs that are reckoned for one
 	sqMaxSGE  uint32
 	maxInline uint32 // bytes
 }
@@ -107,6 +108,7 @@ func (l *qpLayout) sizeSQ(lim *limits, ask uverbs.QPCap, overhead uint32) error 
 	}
 	l.sqEntries = queue / prm.WQEBBBytes
 	l.sqMaxPost = queue / wqe
+	l.sqPerWR = wqe / prm.WQEBBBytes
 	l.sqMaxSGE = ask.MaxSendSGE
 	l.maxInline = wqe - overhead - inlineHdr
 	return nil

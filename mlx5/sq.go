@@ -20,6 +20,8 @@ type sendQueue struct {
 	maxSGE    int
 	maxInline uint32 // bytes
 	signal    uint32 // prm.CtrlCQUpdate if all requests are signaled
+	perWR     uint32 // WQEBBs that maxPost reckons for a request
+	fence     uint32 // prm.CtrlSmallFence after a change of an mkey
 
 	pi       uint32        // WQEBBs produced, free-running
 	head     uint32        // work requests posted, free-running
@@ -32,16 +34,18 @@ type sendQueue struct {
 
 // sendSlot is what is known of the WQE that starts at a WQEBB.
 type sendSlot struct {
-	wrid  uint64
-	head  uint32 // sendQueue.head when it was posted
-	index uint16 // low half of sendQueue.pi, as its CQE names it
-	_     uint16
+	wrid   uint64
+	head   uint32 // sendQueue.head when it was posted
+	index  uint16 // low half of sendQueue.pi, as its CQE names it
+	opcode uverbs.WROpcode
+	_      uint8
 }
 
 const sendSlotBytes = 16
 
 func (s *sendQueue) init(q *qp, l *qpLayout, sigAll bool) {
 	s.entries, s.maxPost, s.maxSGE, s.maxInline = l.sqEntries, l.sqMaxPost, int(l.sqMaxSGE), l.maxInline
+	s.perWR = l.sqPerWR
 	if sigAll {
 		s.signal = prm.CtrlCQUpdate
 	}
@@ -56,7 +60,7 @@ func (s *sendQueue) init(q *qp, l *qpLayout, sigAll bool) {
 // reset empties the queue. The slots are marked as posted just before the
 // first request, which is no window of outstanding ones.
 func (s *sendQueue) reset() {
-	s.pi, s.head, s.seenTail = 0, 0, 0
+	s.pi, s.head, s.seenTail, s.fence = 0, 0, 0, 0
 	s.tail.Store(0)
 	for i := range s.entries {
 		*s.slot(i) = sendSlot{head: ^uint32(0)}
@@ -116,7 +120,7 @@ func (q *qp) PostSend(wrs []uverbs.SendWR) (n int, err error) {
 		if err != nil {
 			break
 		}
-		*s.slot(pi) = sendSlot{wrid: wr.WRID, head: s.head, index: uint16(pi)}
+		*s.slot(pi) = sendSlot{wrid: wr.WRID, head: s.head, index: uint16(pi), opcode: wr.Opcode}
 		wqe, ds = at, units
 		pi += (units + 3) / 4
 		s.head++
@@ -179,8 +183,10 @@ func (q *qp) encodeRC(at *byte, pi uint32, wr *uverbs.SendWR) (uint32, error) {
 			return 0, uverbs.ErrBadOpcode
 		}
 		opcode = prm.OpcodeRDMARead
+	case uverbs.WRSendWithInv:
+		opcode, rdma, imm = prm.OpcodeSendInval, false, wr.InvalidateRKey
 	default:
-		return 0, uverbs.ErrBadOpcode
+		return q.encodeRare(at, pi, wr)
 	}
 	first := uint32(1)
 	if rdma {
@@ -198,10 +204,17 @@ func (q *qp) encodeRC(at *byte, pi uint32, wr *uverbs.SendWR) (uint32, error) {
 }
 
 func (q *qp) control(at *byte, pi, opcode, ds uint32, flags uverbs.SendFlags, imm uint32) {
+	fm := flagBits[flags&7] | q.sq.signal
+	if q.sq.fence != 0 {
+		if flags&uverbs.SendFence == 0 {
+			fm |= q.sq.fence
+		}
+		q.sq.fence = 0
+	}
 	*prm.Ctrl(at) = prm.CtrlSeg{
 		OpmodIdxOpcode: prm.ToBE32(pi&0xffff<<8 | opcode),
 		QPNDS:          prm.ToBE32(q.qpn<<8 | ds),
-		FmCeSe:         prm.ToBE32(flagBits[flags&7] | q.sq.signal),
+		FmCeSe:         prm.ToBE32(fm),
 		Imm:            prm.ToBE32(imm),
 	}
 }

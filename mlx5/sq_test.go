@@ -143,8 +143,6 @@ func TestPostSendRefuses(t *testing.T) {
 			change func(*uverbs.SendWR)
 			want   error
 		}{
-			"opcode":     {func(w *uverbs.SendWR) { w.Opcode = uverbs.WRLocalInv }, uverbs.ErrBadOpcode},
-			"atomic":     {func(w *uverbs.SendWR) { w.Opcode = uverbs.WRAtomicCmpAndSwp }, uverbs.ErrBadOpcode},
 			"garbage":    {func(w *uverbs.SendWR) { w.Opcode = 200 }, uverbs.ErrBadOpcode},
 			"SGEs":       {func(w *uverbs.SendWR) { w.SGList = make([]uverbs.SGE, 3) }, uverbs.ErrTooManySGEs},
 			"SGE length": {func(w *uverbs.SendWR) { w.SGList = []uverbs.SGE{{Length: 1 << 31}} }, errSGETooLong},
@@ -164,11 +162,29 @@ func TestPostSendRefuses(t *testing.T) {
 				change func(*uverbs.SendWR)
 				want   error
 			}{func(w *uverbs.SendWR) { w.AH = other }, uverbs.ErrBadAH}
-			cases["RDMA"] = struct {
+			for _, op := range []uverbs.WROpcode{uverbs.WRRDMARead, uverbs.WRLocalInv, uverbs.WRBindMW, uverbs.WRSendWithInv, uverbs.WRAtomicCmpAndSwp, uverbs.WRAtomicFetchAndAdd} {
+				cases[op.String()] = struct {
+					change func(*uverbs.SendWR)
+					want   error
+				}{func(w *uverbs.SendWR) { w.Opcode = op }, uverbs.ErrBadOpcode}
+			}
+		} else {
+			for name, c := range map[string]struct {
 				change func(*uverbs.SendWR)
 				want   error
-			}{func(w *uverbs.SendWR) { w.Opcode = uverbs.WRRDMARead }, uverbs.ErrBadOpcode}
-		} else {
+			}{
+				"atomic inline":     {func(w *uverbs.SendWR) { w.Opcode, w.Flags = uverbs.WRAtomicCmpAndSwp, uverbs.SendInline }, errAtomicSGE},
+				"atomic of nothing": {func(w *uverbs.SendWR) { w.Opcode, w.SGList = uverbs.WRAtomicCmpAndSwp, nil }, errAtomicSGE},
+				"atomic of 7 bytes": {func(w *uverbs.SendWR) { w.Opcode, w.SGList = uverbs.WRAtomicFetchAndAdd, []uverbs.SGE{{Length: 7}} }, errAtomicSGE},
+				"atomic in two":     {func(w *uverbs.SendWR) { w.Opcode, w.SGList = uverbs.WRAtomicFetchAndAdd, make([]uverbs.SGE, 2) }, errAtomicSGE},
+				"no binding":        {func(w *uverbs.SendWR) { w.Opcode = uverbs.WRBindMW }, errNoWindow},
+				"no window":         {func(w *uverbs.SendWR) { w.Opcode, w.Bind = uverbs.WRBindMW, &uverbs.MWBind{Length: 1} }, errNoWindow},
+				"long window": {func(w *uverbs.SendWR) {
+					w.Opcode, w.Bind = uverbs.WRBindMW, &uverbs.MWBind{MW: new(uverbs.MW), Length: 1<<31 + 1}
+				}, errBindLong},
+			} {
+				cases[name] = c
+			}
 			cases["inline READ"] = struct {
 				change func(*uverbs.SendWR)
 				want   error

@@ -91,6 +91,30 @@ type Mlx5_ib_create_cq_resp struct {
 	Reserved uint32
 }
 
+// Mlx5_ib_resize_cq is struct mlx5_ib_resize_cq.
+type Mlx5_ib_resize_cq struct {
+	Buf_addr  uint64
+	Cqe_size  uint16
+	Reserved0 uint16
+	Reserved1 uint32
+}
+
+// Mlx5_ib_create_srq is struct mlx5_ib_create_srq.
+type Mlx5_ib_create_srq struct {
+	Buf_addr  uint64
+	Db_addr   uint64
+	Flags     uint32
+	Reserved0 uint32
+	Uidx      uint32
+	Reserved1 uint32
+}
+
+// Mlx5_ib_create_srq_resp is struct mlx5_ib_create_srq_resp.
+type Mlx5_ib_create_srq_resp struct {
+	Srqn     uint32
+	Reserved uint32
+}
+
 // Mlx5_ib_create_qp is struct mlx5_ib_create_qp.
 type Mlx5_ib_create_qp struct {
 	Buf_addr     uint64

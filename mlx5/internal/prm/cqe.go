@@ -5,22 +5,36 @@ import (
 	"unsafe"
 )
 
-// CQEBytes is the size of a completion queue entry.
+// CQEBytes is the size of what a completion queue entry says. The entry itself
+// is of that size, or of twice that: then this is its second half, and the first
+// is empty or holds data (CQEScatter64).
 const CQEBytes = 64
 
 // Opcodes of a CQE, bits 7:4 of its op_own byte (MLX5_CQE_*).
 const (
-	CQEReq           = 0x0
-	CQERespWrImm     = 0x1
-	CQERespSend      = 0x2
-	CQERespSendImm   = 0x3
-	CQERespSendInv   = 0x4
-	CQEReqErr        = 0xd
-	CQERespErr       = 0xe
-	CQEInvalid       = 0xf
-	CQEOwnerMask     = 0x01 // of op_own: flips with every lap of the ring
-	CQEInlineScatter = 0x0c // of op_own: data lie in the CQE (4: 32 bytes, 8: 64 bytes)
+	CQEReq         = 0x0
+	CQERespWrImm   = 0x1
+	CQERespSend    = 0x2
+	CQERespSendImm = 0x3
+	CQERespSendInv = 0x4
+	CQEResize      = 0x5 // the device goes on in the CQ's next buffer
+	CQEReqErr      = 0xd
+	CQERespErr     = 0xe
+	CQEInvalid     = 0xf
 )
+
+// Other bits of a CQE's op_own byte.
+const (
+	CQEOwnerMask  = 0x01 // flips with every lap of the ring
+	CQEFormatMask = 0x0c
+	CQEScatter32  = 0x04 // format: the first 32 bytes are data
+	CQEScatter64  = 0x08 // format: the 64 bytes before it are data; CQEs of 128 bytes
+)
+
+// VendorODPFault in an error CQE with SyndromeRemoteAborted says that an SRQ's
+// WQE was taken, but its memory was not there (on-demand paging): it is to be
+// posted again.
+const VendorODPFault = 0x93
 
 // Syndromes of an error CQE (MLX5_CQE_SYNDROME_*).
 const (
@@ -70,9 +84,20 @@ var (
 	_ [60]byte       = [unsafe.Offsetof(CQE64{}.Last)]byte{}
 )
 
-// CQE returns entry i of the ring that starts at p.
-func CQE(p *byte, i uint32) *CQE64 {
-	return (*CQE64)(unsafe.Add(unsafe.Pointer(p), uintptr(i)*CQEBytes))
+// CQE returns entry i of a ring whose first one is at p and whose entries lie
+// stride bytes apart.
+func CQE(p *byte, i, stride uint32) *CQE64 {
+	return (*CQE64)(unsafe.Add(unsafe.Pointer(p), uintptr(i)*uintptr(stride)))
+}
+
+// Data returns the n bytes that a CQE of format CQEScatter32 or CQEScatter64
+// holds. The second kind lies in the half before e, where stride is 128.
+func (e *CQE64) Data(format, n uint32) []byte {
+	p := unsafe.Pointer(e)
+	if format == CQEScatter64 {
+		p = unsafe.Add(p, -CQEBytes)
+	}
+	return unsafe.Slice((*byte)(p), n)
 }
 
 // LoadLast loads the CQE's last word in host order.
@@ -81,7 +106,11 @@ func (e *CQE64) LoadLast() uint32 { return uint32(ToBE32(e.Last.Load())) }
 // StoreLast stores the CQE's last word, given in host order.
 func (e *CQE64) StoreLast(v uint32) { e.Last.Store(uint32(ToBE32(v))) }
 
-// CopyBody copies all of src but its last word.
-func (e *CQE64) CopyBody(src *CQE64) {
+// CopyBody copies all of src but its last word, with the half before it if the
+// entries are of stride 2*CQEBytes.
+func (e *CQE64) CopyBody(src *CQE64, stride uint32) {
 	*(*[15]BE32)(unsafe.Pointer(e)) = *(*[15]BE32)(unsafe.Pointer(src))
+	if stride > CQEBytes {
+		*(*[CQEBytes]byte)(unsafe.Add(unsafe.Pointer(e), -CQEBytes)) = *(*[CQEBytes]byte)(unsafe.Add(unsafe.Pointer(src), -CQEBytes))
+	}
 }

@@ -27,7 +27,13 @@ func TestSegmentsLieBigEndian(t *testing.T) {
 			"11111111" + "00000000" + "80222222" + "8e00e341" + "00000000" + "025a0a00" + "00026840" + "40312345" + "fe80000000000000" + "0123456789abcdef"},
 		"remote address": {memory(&RAddrSeg{RAddr: ToBE64(0x7e5500a0b0c0), RKey: ToBE32(0x0badf00d)}), "00007e5500a0b0c0" + "0badf00d" + "00000000"},
 		"data":           {memory(&DataSeg{ByteCount: ToBE32(64), LKey: ToBE32(0x1822a7), Addr: ToBE64(0x7f1000001000)}), "00000040" + "001822a7" + "00007f1000001000"},
-		"inline":         {memory(&InlineSeg{ByteCount: ToBE32(InlineFlag | 3)}), "80000003"},
+		"atomic":         {memory(&AtomicSeg{SwapAdd: ToBE64(0x1122334455667788), Compare: ToBE64(0x99aabbccddeeff00)}), "1122334455667788" + "99aabbccddeeff00"},
+		"UMR control": {memory(&UMRCtrlSeg{Flags: ToBE32(UMRInline | UMRTranslationOffset | UMRCheckQPN), KLM: ToBE32(4 << 16), MKeyMask: ToBE64(UMRMaskFree | UMRMaskMKey | UMRMaskQPN)}),
+			"98000000" + "00040000" + "0000000020006000" + "0000000000000000000000000000000000000000000000000000000000000000"},
+		"mkey": {memory(&MKeySeg{Access: ToBE32(MKeyFree | MKeyRemoteAtomic | MKeyRemoteWrite | MKeyRemoteRead), QPNMKey: ToBE32(0x1a307), Start: ToBE64(1), Len: ToBE64(2)}),
+			"40007000" + "0001a307" + "0000000000000000" + "0000000000000001" + "0000000000000002" + "0000000000000000000000000000000000000000000000000000000000000000"},
+		"next":   {memory(&NextSeg{Next: ToBE32(0x1234)}), "00001234" + "000000000000000000000000"},
+		"inline": {memory(&InlineSeg{ByteCount: ToBE32(InlineFlag | 3)}), "80000003"},
 	}
 	for name, c := range cases {
 		if want, _ := hex.DecodeString(c.want); !bytes.Equal(c.got, want) {
@@ -60,7 +66,7 @@ func TestCQEFields(t *testing.T) {
 	for i := range b {
 		b[i] = byte(i)
 	}
-	e := CQE(&memory(&ring[0])[0], 1)
+	e := CQE(&memory(&ring[0])[0], 1, CQEBytes)
 	for name, f := range map[string][2]uint32{
 		"path": {e.MLPath.Host(), 0x10111213}, "slid": {e.SLID.Host(), 0x14151617}, "flags": {e.FlagsRQPN.Host(), 0x18191a1b},
 		"uidx": {e.SRQNUIDX.Host(), 0x20212223}, "imm": {e.ImmInvalPKey.Host(), 0x24252627}, "count": {e.ByteCnt.Host(), 0x2c2d2e2f},
@@ -70,9 +76,32 @@ func TestCQEFields(t *testing.T) {
 			t.Errorf("%s: %#x, want %#x", name, f[0], f[1])
 		}
 	}
-	ring[0].CopyBody(e)
+	ring[0].CopyBody(e, CQEBytes)
 	ring[0].StoreLast(0x01020304)
 	if !bytes.Equal(memory(&ring[0])[:60], b[:60]) || ring[0].LoadLast() != 0x01020304 {
 		t.Errorf("copy %x", memory(&ring[0]))
+	}
+	if got := e.Data(CQEScatter32, 32); !bytes.Equal(got, b[:32]) {
+		t.Errorf("data in the entry: %x", got)
+	}
+}
+
+// TestLargeCQE reads and copies entries of 128 bytes: the second half is what
+// counts, the first holds data.
+func TestLargeCQE(t *testing.T) {
+	ring := make([]byte, 4*CQEBytes)
+	for i := range ring {
+		ring[i] = byte(i)
+	}
+	first, second := CQE(&ring[CQEBytes], 0, 2*CQEBytes), CQE(&ring[CQEBytes], 1, 2*CQEBytes)
+	if v := second.SRQNUIDX.Host(); v != 0xe0e1e2e3 {
+		t.Errorf("uidx %#x", v)
+	}
+	if got := second.Data(CQEScatter64, 64); !bytes.Equal(got, ring[128:192]) {
+		t.Errorf("data %x", got)
+	}
+	first.CopyBody(second, 2*CQEBytes)
+	if !bytes.Equal(ring[:124], ring[128:252]) || ring[124] != 124 {
+		t.Errorf("copy %x", ring[:128])
 	}
 }

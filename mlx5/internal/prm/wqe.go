@@ -19,13 +19,15 @@ const (
 	OpcodeRDMARead     = 0x10
 	OpcodeAtomicCS     = 0x11
 	OpcodeAtomicFA     = 0x12
+	OpcodeUMR          = 0x25 // changes an mkey: LOCAL_INV, BIND_MW
 )
 
 // Bits of CtrlSeg.FmCeSe.
 const (
-	CtrlFence     = 0x80 // fm = 4: wait for all earlier READs and atomics
-	CtrlCQUpdate  = 0x08 // ce = 2: write a CQE on success
-	CtrlSolicited = 0x02 // se
+	CtrlFence      = 0x80 // fm = 4: wait for all earlier READs and atomics
+	CtrlSmallFence = 0x20 // fm = 1: wait for earlier changes of mkeys
+	CtrlCQUpdate   = 0x08 // ce = 2: write a CQE on success
+	CtrlSolicited  = 0x02 // se
 )
 
 // CtrlSeg is struct mlx5_wqe_ctrl_seg, the first segment of every send WQE.
@@ -61,6 +63,76 @@ type RAddrSeg struct {
 	RAddr BE64
 	RKey  BE32
 	_     BE32
+}
+
+// AtomicSeg is struct mlx5_wqe_atomic_seg: the operands of an atomic.
+type AtomicSeg struct {
+	SwapAdd BE64 // compare and swap: the new value; fetch and add: what is added
+	Compare BE64
+}
+
+// UMRCtrlSeg is struct mlx5_wqe_umr_ctrl_seg: which fields of an mkey change.
+type UMRCtrlSeg struct {
+	Flags    BE32 // inline 31, check that the mkey is free 29, translation offset 28, check its QPN 27
+	KLM      BE32 // klm_octowords 31:16, translation offset 15:0
+	MKeyMask BE64
+	_        [4]BE64
+}
+
+// Bits of UMRCtrlSeg.Flags.
+const (
+	UMRInline            = 0x80 << 24
+	UMRCheckFree         = 0x20 << 24
+	UMRTranslationOffset = 0x10 << 24
+	UMRCheckQPN          = 0x08 << 24
+)
+
+// Bits of UMRCtrlSeg.MKeyMask: the fields of an MKeySeg that are taken over.
+const (
+	UMRMaskLen          = 1 << 0
+	UMRMaskStart        = 1 << 6
+	UMRMaskMKey         = 1 << 13
+	UMRMaskQPN          = 1 << 14
+	UMRMaskLocalWrite   = 1 << 18
+	UMRMaskRemoteRead   = 1 << 19
+	UMRMaskRemoteWrite  = 1 << 20
+	UMRMaskRemoteAtomic = 1 << 21
+	UMRMaskFree         = 1 << 29
+)
+
+// MKeySeg is struct mlx5_wqe_mkey_context_seg: an mkey's new contents.
+type MKeySeg struct {
+	Access  BE32 // free 30; access: atomic 14, remote write 13, remote read 12, local write 11, local read 10
+	QPNMKey BE32 // QPN 31:8 (all ones: any), variable part of the key 7:0
+	_       [2]BE32
+	Start   BE64
+	Len     BE64
+	_       [4]BE64
+}
+
+// Bits of MKeySeg.Access.
+const (
+	MKeyFree         = 1 << 30
+	MKeyRemoteAtomic = 1 << 14
+	MKeyRemoteWrite  = 1 << 13
+	MKeyRemoteRead   = 1 << 12
+)
+
+// MKeyAnyQPN in MKeySeg.QPNMKey binds the mkey to no QP.
+const MKeyAnyQPN = 0xffffff00
+
+// KLMSeg is struct mlx5_wqe_umr_klm_seg, padded to a WQEBB as in a WQE: the
+// memory that an mkey maps.
+type KLMSeg struct {
+	DataSeg
+	_ [6]BE64
+}
+
+// NextSeg is struct mlx5_wqe_srq_next_seg, the first segment of an SRQ's WQE:
+// the list that the device follows.
+type NextSeg struct {
+	Next BE32 // index of the next WQE 15:0
+	_    [3]BE32
 }
 
 // DataSeg is struct mlx5_wqe_data_seg, of send and of receive WQEs.
@@ -99,6 +171,13 @@ var (
 	_ [16]byte = [unsafe.Sizeof(DataSeg{})]byte{}
 	_ [8]byte  = [unsafe.Offsetof(DataSeg{}.Addr)]byte{}
 	_ [4]byte  = [unsafe.Sizeof(InlineSeg{})]byte{}
+	_ [16]byte = [unsafe.Sizeof(AtomicSeg{})]byte{}
+	_ [48]byte = [unsafe.Sizeof(UMRCtrlSeg{})]byte{}
+	_ [8]byte  = [unsafe.Offsetof(UMRCtrlSeg{}.MKeyMask)]byte{}
+	_ [64]byte = [unsafe.Sizeof(MKeySeg{})]byte{}
+	_ [16]byte = [unsafe.Offsetof(MKeySeg{}.Start)]byte{}
+	_ [64]byte = [unsafe.Sizeof(KLMSeg{})]byte{}
+	_ [16]byte = [unsafe.Sizeof(NextSeg{})]byte{}
 )
 
 // Add returns the address n bytes after p.
@@ -117,6 +196,21 @@ func Datagram(p *byte) *AV { return (*AV)(unsafe.Pointer(p)) }
 
 // RAddr returns the remote address segment at p.
 func RAddr(p *byte) *RAddrSeg { return (*RAddrSeg)(unsafe.Pointer(p)) }
+
+// Atomic returns the atomic segment at p.
+func Atomic(p *byte) *AtomicSeg { return (*AtomicSeg)(unsafe.Pointer(p)) }
+
+// UMRCtrl returns the UMR control segment at p.
+func UMRCtrl(p *byte) *UMRCtrlSeg { return (*UMRCtrlSeg)(unsafe.Pointer(p)) }
+
+// MKey returns the mkey context segment at p.
+func MKey(p *byte) *MKeySeg { return (*MKeySeg)(unsafe.Pointer(p)) }
+
+// KLM returns the KLM segment at p.
+func KLM(p *byte) *KLMSeg { return (*KLMSeg)(unsafe.Pointer(p)) }
+
+// NextWQE returns the next segment at p.
+func NextWQE(p *byte) *NextSeg { return (*NextSeg)(unsafe.Pointer(p)) }
 
 // Data returns the data segment at p.
 func Data(p *byte) *DataSeg { return (*DataSeg)(unsafe.Pointer(p)) }
