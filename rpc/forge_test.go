@@ -215,7 +215,8 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 		}
 	}
 	for _, ep := range []*Endpoint{r.srv, r.cli} {
-		if ep.e.Stats.DropMalformed != 0 || ep.e.Stats.Duplicates != 0 || ep.t.RecvErrors != 0 {
+		// The held request itself may be sent again meanwhile.
+		if ep.e.Stats.DropMalformed != 0 || ep.e.Stats.Duplicates > r.cli.e.Stats.Retransmits || ep.t.RecvErrors != 0 {
 			t.Errorf("%+v", ep.e.Stats)
 		}
 	}

@@ -86,6 +86,7 @@ type Handlers struct {
 	echoes uint32 // of the loop
 
 	mu      sync.Mutex
+	closing bool
 	held    []*rpc.RequestHandle
 	tags    []byte // first 4 bytes of everything that was ever held
 	waiters []waiter
@@ -115,14 +116,26 @@ func (s *Handlers) Close() {
 	s.mu.Lock()
 	held, waiters := s.held, s.waiters
 	s.held, s.waiters = nil, nil
+	s.closing = true
 	s.mu.Unlock()
 	for _, h := range held {
-		h.Fail(errors.New("the server ends"))
+		h.Fail(errEnds)
 	}
 	for _, w := range waiters {
-		w.h.Fail(errors.New("the server ends"))
+		w.h.Fail(errEnds)
 	}
 	s.work.Wait()
+}
+
+// start runs fn on a goroutine that Close waits for; after Close it does not.
+func (s *Handlers) start(h *rpc.RequestHandle, fn func()) (msgbuf.Buf, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return msgbuf.Buf{}, errEnds
+	}
+	s.work.Go(fn)
+	return h.Defer()
 }
 
 func respond(h *rpc.RequestHandle, data []byte) (msgbuf.Buf, error) {
@@ -200,10 +213,14 @@ func (s *Handlers) fail(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 func (s *Handlers) panic(h *rpc.RequestHandle) (msgbuf.Buf, error) { panic(string(h.Bytes())) }
 
 func (s *Handlers) hold(h *rpc.RequestHandle) (msgbuf.Buf, error) {
-	buf, err := h.Defer()
 	tag := [4]byte{}
 	copy(tag[:], h.Bytes())
 	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return msgbuf.Buf{}, errEnds
+	}
+	buf, err := h.Defer()
 	s.held = append(s.held, h)
 	s.tags = append(s.tags, tag[:]...)
 	var ready []*rpc.RequestHandle
@@ -249,6 +266,9 @@ func (s *Handlers) awaitHeld(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closing {
+		return msgbuf.Buf{}, errEnds
+	}
 	if len(s.tags)/4 >= int(n) {
 		return respond(h, s.tags)
 	}
@@ -266,12 +286,12 @@ func (s *Handlers) release(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 	free := s.held[:k:k]
 	s.held = s.held[k:]
 	s.mu.Unlock()
-	s.work.Go(func() {
+	return s.start(h, func() {
 		for _, h := range free {
 			s.reply(h, h.Bytes())
 		}
+		s.reply(h, number(k))
 	})
-	return respond(h, number(k))
 }
 
 func (s *Handlers) connect(h *rpc.RequestHandle) (msgbuf.Buf, error) {
@@ -280,7 +300,7 @@ func (s *Handlers) connect(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 		return msgbuf.Buf{}, err
 	}
 	to := string(uri)
-	s.work.Go(func() {
+	return s.start(h, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), longest)
 		defer cancel()
 		next, err := s.ep.Connect(ctx, to, uint16(id))
@@ -291,10 +311,12 @@ func (s *Handlers) connect(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 		s.next.Store(next)
 		h.Reply(msgbuf.Buf{})
 	})
-	return h.Defer()
 }
 
-var errNoNext = errors.New("no session to forward to")
+var (
+	errNoNext = errors.New("no session to forward to")
+	errEnds   = errors.New("the server ends")
+)
 
 // triple is a request and two buffers for the responses of equal size.
 func (s *Handlers) triple(data []byte) (req, a, b msgbuf.Buf, err error) {
@@ -355,16 +377,21 @@ func (s *Handlers) forwardBlocking(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 	if err != nil {
 		return msgbuf.Buf{}, err
 	}
-	s.work.Go(func() {
+	deferred, err := s.start(h, func() {
 		ctx, cancel := context.WithTimeout(context.Background(), longest)
 		defer cancel()
 		other := make(chan error, 1)
-		s.work.Go(func() { other <- next.Call(ctx, TypeReverse, req, a) })
+		go func() { other <- next.Call(ctx, TypeReverse, req, a) }()
 		err := next.Call(ctx, TypeReverse, req, b)
 		err = errors.Join(err, <-other)
 		s.finishForward(h, req, a, b, err)
 	})
-	return h.Defer()
+	if errors.Is(err, errEnds) {
+		req.Free()
+		a.Free()
+		b.Free()
+	}
+	return deferred, err
 }
 
 func (s *Handlers) deadlock(h *rpc.RequestHandle) (msgbuf.Buf, error) {
