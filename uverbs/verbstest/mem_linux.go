@@ -18,3 +18,6 @@ func mapPages(n int) ([]byte, func() error, error) {
 
 // readOnly takes the right to write away from mapped pages.
 func readOnly(mem []byte) error { return unix.Mprotect(mem, unix.PROT_READ) }
+
+// canUnmap says that memory that was given back is gone.
+const canUnmap = true

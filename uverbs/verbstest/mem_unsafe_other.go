@@ -20,3 +20,5 @@ func mapPages(n int) ([]byte, func() error, error) {
 }
 
 func readOnly([]byte) error { return errors.ErrUnsupported }
+
+const canUnmap = false

@@ -73,7 +73,7 @@ func simBackend(name string, open func() (*Pair, error)) Backend {
 			SRQ: notBuilt, Atomics: notBuilt, Invalidation: notBuilt, MemoryWindows: notBuilt, ResizeCQ: notBuilt, ReregMR: notBuilt,
 		},
 		Deviations: []Deviation{
-			{RuleRecvAfterErr, "flushed when the CQ is armed", "posting a receive rings no doorbell: the simulator looks when something else calls it"},
+			{RuleRecvAfterErr, flushedByArm, "posting a receive rings no doorbell: the simulator looks when something else calls it"},
 			{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"},
 		},
 	}

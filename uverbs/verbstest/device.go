@@ -1,0 +1,95 @@
+package verbstest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/rrppcc-go/rrppcc/uverbs"
+	_ "github.com/rrppcc-go/rrppcc/uverbs/rxe" // Soft-RoCE needs its provider
+)
+
+// FromEnvironment returns the backend of the devices that RRPC_DEVICE and
+// RRPC_DEVICE2 name; without RRPC_DEVICE2 the first is opened twice. ok is false
+// where RRPC_DEVICE is not set. The two must reach each other.
+func FromEnvironment() (b Backend, ok bool, err error) {
+	name := os.Getenv("RRPC_DEVICE")
+	if name == "" {
+		return Backend{}, false, nil
+	}
+	b, err = Devices(name, cmp.Or(os.Getenv("RRPC_DEVICE2"), name))
+	return b, true, err
+}
+
+// Devices returns the backend of two of the machine's devices. They may be the
+// same.
+func Devices(name, name2 string) (Backend, error) {
+	a, err1 := uverbs.DeviceByName(name)
+	z, err2 := uverbs.DeviceByName(name2)
+	if err := errors.Join(err1, err2); err != nil {
+		return Backend{}, err
+	}
+	b := Backend{
+		Name:  "device " + name,
+		Open:  func() (*Pair, error) { return openPair(a, z, func() error { return nil }) },
+		Lacks: map[Capability]string{Removal: "a real device stays"},
+		Child: name2,
+	}
+	if name2 != name {
+		b.Name += " and " + name2
+	}
+	switch a.Driver() {
+	case "rdma_rxe", "rxe":
+		b.Deviations = rxeDeviations(release())
+	case "mlx5_core":
+		for _, c := range []Capability{SRQ, Atomics, Invalidation, MemoryWindows, ResizeCQ, ReregMR} {
+			b.Lacks[c] = "the provider mlx5 does not have it yet"
+		}
+		b.Deviations = []Deviation{{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"}}
+	default:
+		return Backend{}, fmt.Errorf("verbstest: nothing is known of driver %s", a.Driver())
+	}
+	return b, nil
+}
+
+// release is the major and minor number of the kernel's version.
+func release() (v [2]int) {
+	text, _ := os.ReadFile("/proc/sys/kernel/osrelease") // 0.0 where there is none
+	fmt.Sscanf(strings.TrimSpace(string(text)), "%d.%d", &v[0], &v[1])
+	return v
+}
+
+// rxeDeviations is what Linux's Soft-RoCE was seen to do, by kernel version.
+func rxeDeviations(v [2]int) []Deviation {
+	since := func(major, minor int) bool { return v[0] > major || v[0] == major && v[1] >= minor }
+	const unchecked = "rxe does not check it"
+	local := Deviation{Answer: status(uverbs.WCLocQPOpErr), Why: "rxe on 6.1 has one status for all that its requester cannot do"}
+	if since(6, 12) {
+		local = Deviation{Answer: status(uverbs.WCWRFlushErr), Why: "rxe from 6.12 on flushes what its requester cannot do"}
+	}
+	as := func(r Rule, d Deviation) Deviation { d.Rule = r; return d }
+	all := []Deviation{
+		as(RuleBadGather, local),
+		as(RuleBadUDGather, local),
+		{RuleUDErrState, uverbs.QPStateErr.String(), "rxe has no state SQE"},
+		{RuleUDTooLong, dropped, "rxe completes it with success"},
+		{RuleRecvTooSmall, both(uverbs.WCLocQPOpErr, uverbs.WCRemOpErr), "rxe has one status for all that its responder cannot do"},
+		{RuleRecvBadMemory, both(uverbs.WCLocQPOpErr, uverbs.WCRemOpErr), "rxe has one status for all that its responder cannot do"},
+		{RulePKeyIndex, accepted, unchecked},
+		{RulePathMTU, accepted, unchecked},
+		{RuleMaxDestRd, accepted, unchecked},
+	}
+	if !since(7, 0) {
+		all = append(all, Deviation{RuleAccessEvent, noEvent, "rxe raises it from 7.x on"})
+	}
+	if since(6, 12) {
+		all = append(all, Deviation{RuleUDRecvSmall, dropped, "rxe from 6.12 on drops it, and keeps the receive"},
+			Deviation{RuleZeroBased, notSupported, "rxe from 6.12 on has no zero-based MRs"})
+	} else {
+		all = append(all, Deviation{RuleUDRecvSmall, status(uverbs.WCLocQPOpErr), "rxe on 6.1 has one status for all that its responder cannot do"},
+			Deviation{RuleRecvAfterErr, notFlushed, "rxe on 6.1 looks at its receives when the state changes, and never again"})
+	}
+	return all
+}
