@@ -545,6 +545,21 @@ func TestGuestDeviceRemovedWhileOpen(t *testing.T) {
 	c := openGuest(t, "rxe9")
 	pd, cq, qp := guestQP(t, c, QPTypeUD)
 	ch := must[*CompChannel](t)(c.CreateCompChannel())
+	// Waiters that are parked when it happens.
+	woken, fatal := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := ch.Wait(context.Background())
+		woken <- err
+	}()
+	go func() {
+		for {
+			ev, err := c.WaitAsyncEvent(context.Background())
+			if err != nil || ev.Type == EventDeviceFatal {
+				fatal <- err
+				return
+			}
+		}
+	}()
 	deleted := make(chan error, 1)
 	cmd := exec.Command("/bin/rdma", "link", "delete", "rxe9")
 	if err := cmd.Start(); err != nil {
@@ -580,11 +595,23 @@ func TestGuestDeviceRemovedWhileOpen(t *testing.T) {
 		wantErr(t, "modify", mod, ErrDeviceRemoved)
 		_, err = ch.Wait(context.Background())
 		wantErr(t, "wait", err, ErrDeviceRemoved)
+		wantErr(t, "a waiter that was parked", <-woken, ErrDeviceRemoved)
+		if err := <-fatal; err != nil {
+			t.Errorf("no device fatal event: %v", err)
+		}
+		_, err = c.WaitAsyncEvent(context.Background())
+		wantErr(t, "an event after the last one", err, ErrDeviceRemoved)
+		_, err = qp.Query()
+		wantErr(t, "query qp", err, ErrDeviceRemoved)
+		_, err = c.AllocPD()
+		wantErr(t, "alloc pd", err, ErrDeviceRemoved)
 	} else if err != nil || mod != nil {
 		t.Errorf("query: %v, modify: %v", err, mod)
 	}
 	closeAll(t, qp, cq, ch, pd, c)
 	if !gone {
+		wantErr(t, "a waiter of a closed channel", <-woken, ErrClosed)
+		wantErr(t, "a waiter of a closed context", <-fatal, ErrClosed)
 		select {
 		case err := <-deleted:
 			if err != nil {
