@@ -293,26 +293,27 @@ standard_jobs() {
 		fi
 		if standard hello-wire; then
 			job hello-wire 90 <<-'END'
-				mkfifo /tmp/hold
-				rrpc hello --serve 10.7.0.1:7000 --until-eof --device rxe0 </tmp/hold >/tmp/server 2>&1 &
-				exec 9>/tmp/hold
-				until grep -q '^ready at' /tmp/server; do
-					kill -0 $! || { cat /tmp/server; exit 1; }
-					sleep 0.05
-				done
 				sent=$(cat /sys/class/net/v1/statistics/tx_packets)
-				rrpc hello --connect 10.7.0.1:7000 --device rxe1
-				code=$?
+				wire-hello || exit
 				sent=$(($(cat /sys/class/net/v1/statistics/tx_packets) - sent))
 				echo "packets from rxe1 on the wire: $sent"
-				exec 9>&-
-				wait $! || code=1
-				echo "the server said:"
-				cat /tmp/server
 				# 16 MiB each way, by packets of 4 KiB.
-				[ $code = 0 ] && [ $sent -gt 4096 ]
+				[ $sent -gt 4096 ]
 			END
 		fi
+		for loss in 1 5; do
+			if standard "hello-loss-$loss"; then
+				job "hello-loss-$loss" 120 <<-END
+					set -e
+					for v in v0 v1; do tc qdisc add dev \$v root netem loss $loss% limit 10000; done
+					code=0
+					wire-hello --large 1048576 || code=\$?
+					tc -s qdisc show dev v0 | grep dropped
+					for v in v0 v1; do tc qdisc del dev \$v root; done
+					exit \$code
+				END
+			fi
+		done
 	fi
 }
 
@@ -322,6 +323,7 @@ make_tree() {
 	go build -o "$work/init" ./scripts/guest || die 1 "scripts/guest does not build"
 	mkdir -p "$tree/bin" "$tree/jobs"
 	install -m 644 scripts/guest/setup.sh "$tree/setup.sh"
+	install -m 755 scripts/guest/wire-hello "$tree/bin/wire-hello"
 	ln -s dash "$tree/bin/sh"
 	if ((${#tests[@]} + ${#commands[@]} == 0)); then
 		go build -o "$tree/bin/rrpc" ./cmd/rrpc || die 1 "cmd/rrpc does not build"
