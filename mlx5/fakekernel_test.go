@@ -60,6 +60,7 @@ type fakeKernel struct {
 	handles  map[uint32]uint16                 // live objects
 	onKick   func(page []byte, off uint32)     // after the record
 	onResize func(cqe uint32, in *abi.Mlx5_ib_resize_cq)
+	onWrite  func(cmd uint64, resp []byte) bool // commands that the fake does not know; false: nor does this
 }
 
 func newFakeKernel(t testing.TB) *fakeKernel {
@@ -279,7 +280,9 @@ func (k *fakeKernel) answerWrite(c *command, out map[uint16][]byte) error {
 		uhw := (*abi.Mlx5_ib_create_ah_resp)(unsafe.Pointer(&out[kabi.UVERBS_ATTR_UHW_OUT][0]))
 		uhw.Response_length, uhw.Dmac = 16, mac
 	default:
-		return syscall.EOPNOTSUPP
+		if k.onWrite == nil || !k.onWrite(c.write, resp) {
+			return syscall.EOPNOTSUPP
+		}
 	}
 	return nil
 }
