@@ -2,6 +2,7 @@ package uverbs
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
@@ -80,6 +81,14 @@ func (d *Device) String() string {
 	}
 	return fmt.Sprintf("%s (%s)", d.info.Name, d.info.Driver)
 }
+
+// Netdev is the network interface under a port of a RoCE device. IfIndex is 0
+// where only the name is known.
+type Netdev = kernel.Netdev
+
+// Netdevs returns the network interfaces under the device's ports; none for
+// InfiniBand and for simulated devices, and where the kernel does not say.
+func (d *Device) Netdevs() []Netdev { return slices.Clone(d.info.Netdevs) }
 
 // Open opens the device with the provider of its driver. The context must be
 // closed.

@@ -5,14 +5,16 @@
 // The names are those of libibverbs with Go's capitals: a [Device] opens to a
 // [Context], from which come protection domains ([PD]), completion queues
 // ([CQ]) and completion channels ([CompChannel]); from a PD come memory regions
-// ([MR]), queue pairs ([QP]) and address handles ([AH]). Work requests
+// ([MR]), memory windows ([MW]), queue pairs ([QP]), shared receive queues
+// ([SRQ]) and address handles ([AH]). Work requests
 // ([SendWR], [RecvWR]) are posted in bursts and completions ([WC]) are polled in
 // bursts.
 //
 // The kernel makes the objects; what is in their queues is between the program
 // and the device. That half is a provider's ([Provider]), chosen by the
 // kernel driver's id. A program imports the packages of the providers it wants,
-// for example mlx5, for their side effect of registering.
+// for example mlx5 and uverbs/rxe, for their side effect of registering. What a
+// provider lacks (SRQs, resizing of CQs) is [ErrNotSupported].
 //
 // # Ownership
 //
@@ -28,7 +30,8 @@
 //
 // The control path (everything that creates, queries, changes or closes) may be
 // used from several goroutines at once. The data path has one owner goroutine
-// per queue: PostSend one, PostRecv one, and a CQ's Poll and Arm one. It takes
+// per queue: PostSend one, PostRecv one (of an SRQ, too), and a CQ's Poll and Arm
+// one. It takes
 // no lock, allocates nothing and never waits. [CompChannel.Wait] and
 // [Context.WaitAsyncEvent] park the goroutine on Go's poller, end with their
 // context.Context or with Close, and may have several callers.
@@ -38,6 +41,10 @@
 // Modify to RTR on RoCE, with about a second.
 //
 // # Errors
+//
+// A device that is removed while it is open answers everything with
+// [ErrDeviceRemoved], and ends all waits with it. Close works on every object
+// then, in any order, and so does [Context.Close].
 //
 // The control path returns [*Error]: what was tried, on what, the errno or the
 // condition underneath (errors.Is works with both), and what to do about it
@@ -50,7 +57,7 @@
 // create CQs, QPs and async event files: Linux 5.10 has them all. They are
 // checked by use; a missing one is EPROTONOSUPPORT with the version in the
 // message. The GID table falls back to sysfs, the extended device query to the
-// first form. On other operating systems the package builds, [Devices] returns
+// first form, discovery by netlink to sysfs. On other operating systems the package builds, [Devices] returns
 // an error that wraps [ErrNoDevice], and a simulated device can be used.
 //
 // # What is left out
@@ -58,14 +65,18 @@
 //	feature                     why
 //	write(2) commands           a process whose threads change credentials gets EACCES; all goes by ioctl
 //	commands before Linux 5.10  no QP or CQ creation by ioctl
-//	SRQ, atomics                to come; their constants stand
-//	memory windows, SEND_INV    a provider may accept the opcodes; there are no MW objects
-//	XRC, RD, raw packets, flow  not needed by an RPC transport
-//	multicast                   not needed; RoCE networks rarely route it
-//	resize CQ, rereg MR         create anew: neither can be done while the data path runs
+//	XRC (XRCD, XRC SRQ and QP)  shares receive QPs between processes; here one process owns its QPs
+//	RD, raw packets             no provider here has them
+//	flow steering               for raw packets
+//	WQ, RSS indirection tables  the same
+//	tag matching SRQ            device-specific, and meant for MPI
+//	DM (device memory)          device-specific; a provider can issue the commands by [Context.Kernel]
+//	counters, DEVX              the same
+//	CQ moderation, timestamps   device-specific; QueryDevice shows what there is
+//	parent domains, null MR     user-space constructs of libibverbs
+//	ADVISE_MR                   a hint to on-demand paging
 //	alternate paths, migration  RoCE has none
-//	DM, counters, DEVX, WQ      device-specific; by way of the provider and [Context.Kernel]
-//	discovery by netlink        sysfs tells what is needed so far
+//	joining multicast groups    an IP socket's matter on RoCE (IGMP); AttachMulticast filters
 //	P_Key query by command      the kernel has none: QueryPKey reads sysfs
 //	fork                        a child must not touch the queues: Go programs start children by exec
 package uverbs

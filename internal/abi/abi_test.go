@@ -35,7 +35,7 @@ func TestMatchesKernelHeaders(t *testing.T) {
 	}
 	abitest.Run(t, abitest.Config{
 		Headers: []string{"rdma/rdma_user_ioctl.h", "rdma/rdma_user_ioctl_cmds.h", "rdma/ib_user_ioctl_cmds.h",
-			"rdma/ib_user_ioctl_verbs.h", "rdma/ib_user_verbs.h"},
+			"rdma/ib_user_ioctl_verbs.h", "rdma/ib_user_verbs.h", "rdma/rdma_netlink.h"},
 		C: map[string]string{
 			"Ib_uverbs_odp_caps.Rc_odp_caps": "per_transport_caps.rc_odp_caps",
 			"Ib_uverbs_odp_caps.Uc_odp_caps": "per_transport_caps.uc_odp_caps",

@@ -11,6 +11,14 @@ type DeviceInfo struct {
 	ABI       int     // the driver's own uverbs ABI version
 	NodeGUID  [8]byte // network order
 	Simulated bool    // answered by a simulator in this process, not by a kernel
+	Netdevs   []Netdev
+}
+
+// Netdev is the network interface under a port of a RoCE or iWARP device.
+type Netdev struct {
+	Port    uint8 // counts from 1
+	IfIndex int   // in this process's network namespace
+	Name    string
 }
 
 // Device is an RDMA device that answers the uverbs ABI.

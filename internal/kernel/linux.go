@@ -17,10 +17,21 @@ import (
 )
 
 // Devices lists the RDMA devices that the kernel shows to this process, by
-// name. The error is [ErrNoModule], wraps [ErrABI], or tells what could not be
+// name: over netlink, or in sysfs where that does not answer. The error is [ErrNoModule], wraps [ErrABI], or tells what could not be
 // read; no device at all is an empty list.
 func Devices() ([]Device, error) {
-	found, err := tree{sys: "/sys", dev: "/dev"}.scan()
+	t := tree{sys: "/sys", dev: "/dev"}
+	var found []*sysfsDevice
+	err := withNetlink(func(ask nlAsk) (err error) {
+		found, err = t.byNetlink(ask)
+		return err
+	})
+	if err == nil {
+		err = t.checkVersion()
+	}
+	if err != nil || len(found) == 0 {
+		found, err = t.scan() // says why, too
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -43,23 +43,31 @@ func (t tree) device(elem ...string) string {
 	return filepath.Join(append([]string{t.sys, "class", "infiniband"}, elem...)...)
 }
 
+// checkVersion refuses a kernel whose uverbs interface is another one.
+func (t tree) checkVersion() error {
+	version, err := readText(t.verbs("abi_version"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNoModule
+	}
+	if err != nil {
+		return err
+	}
+	v, err := ParseVersion(version)
+	if err != nil {
+		return fmt.Errorf("%s: %w", t.verbs("abi_version"), err)
+	}
+	if v != abi.IB_USER_VERBS_ABI_VERSION {
+		return fmt.Errorf("%w: the kernel has %d, this program knows %d", ErrABI, v, abi.IB_USER_VERBS_ABI_VERSION)
+	}
+	return nil
+}
+
 // scan lists the uverbs devices in the order of their names. A device that
 // vanishes meanwhile is left out, and so is one that cannot be decoded, unless
 // none is left: then the error says why.
 func (t tree) scan() ([]*sysfsDevice, error) {
-	version, err := readText(t.verbs("abi_version"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNoModule
-	}
-	if err != nil {
+	if err := t.checkVersion(); err != nil {
 		return nil, err
-	}
-	v, err := ParseVersion(version)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", t.verbs("abi_version"), err)
-	}
-	if v != abi.IB_USER_VERBS_ABI_VERSION {
-		return nil, fmt.Errorf("%w: the kernel has %d, this program knows %d", ErrABI, v, abi.IB_USER_VERBS_ABI_VERSION)
 	}
 	entries, err := os.ReadDir(t.verbs())
 	if err != nil {
@@ -118,6 +126,12 @@ func (t tree) read(node string) (*sysfsDevice, error) {
 	}
 	d.info.Node = filepath.Join(t.dev, "infiniband", node)
 	d.info.Driver, d.info.DriverID = t.driver(name)
+	// Soft-RoCE's one interface, which only netlink tells of the others.
+	if parent, err := readText(t.device(name, "parent")); err == nil {
+		if parent, err = parseName(parent); err == nil {
+			d.info.Netdevs = []Netdev{{Port: 1, Name: parent}}
+		}
+	}
 	return d, nil
 }
 
@@ -136,8 +150,7 @@ var drivers = map[string]uint32{
 }
 
 // driver tells the kernel driver's name and id. The kernel itself says the id
-// over netlink only (RDMA_NLDEV_ATTR_UVERBS_DRIVER_ID, 73, new kernels); sysfs
-// shows what it follows from. A wrong id is EINVAL in every command. Id 0 means that sysfs does not
+// over netlink only; sysfs shows what it follows from. A wrong id is EINVAL in every command. Id 0 means that sysfs does not
 // tell, and no provider will be found.
 func (t tree) driver(name string) (string, uint32) {
 	var driver string

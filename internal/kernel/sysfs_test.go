@@ -80,7 +80,7 @@ func TestScanListsDevicesByNumberWithTheirDrivers(t *testing.T) {
 		{Name: "mlx5_2", Node: node("uverbs1"), Driver: "mlx5_core", DriverID: abi.RDMA_DRIVER_MLX5, ABI: 1, NodeGUID: guid(0x51)},
 		{Name: "mlx5_10", Node: node("uverbs0"), Driver: "mlx5_core.sf", DriverID: abi.RDMA_DRIVER_MLX5, ABI: 1, NodeGUID: guid(0x50)},
 		{Name: "odd0", Node: node("uverbs2"), Driver: "odd", DriverID: abi.RDMA_DRIVER_UNKNOWN, ABI: 1, NodeGUID: guid(0x52)},
-		{Name: "rxe0", Node: node("uverbs3"), Driver: "rdma_rxe", DriverID: abi.RDMA_DRIVER_RXE, ABI: 2, NodeGUID: guid(0x53)},
+		{Name: "rxe0", Node: node("uverbs3"), Driver: "rdma_rxe", DriverID: abi.RDMA_DRIVER_RXE, ABI: 2, NodeGUID: guid(0x53), Netdevs: []Netdev{{Port: 1, Name: "v0"}}},
 	}
 	if diff := cmp.Diff(want, infos(devices)); diff != "" {
 		t.Error(diff)
