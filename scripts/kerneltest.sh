@@ -383,7 +383,7 @@ guest() {
 	fi
 	last=$(grep -a '^guest: ' "$output" | tail -1) || true
 	if [[ $last != "guest: end "* ]]; then
-		tail -n 30 "$cache/console-$1.log" | sed 's/^/console: /'
+		tail -n 60 "$cache/console-$1.log" | sed 's/^/console: /'
 		echo "kerneltest: Linux $1: the guest died; its last word was: ${last:-(nothing)}; see $cache/console-$1.log"
 		return 4
 	fi

@@ -178,7 +178,11 @@ func runJobs(r *report) {
 			problems = append(problems, err.Error())
 		}
 		took := time.Since(start)
-		problems = append(problems, leftBehind(base)...)
+		left, now := leftBehind(base)
+		problems = append(problems, left...)
+		if len(left) > 0 && now != nil {
+			base = now // one job is to blame, not all after it
+		}
 		if t := kernelTaint(); t != taint {
 			problems = append(problems, fmt.Sprintf("the kernel complained (taint %#x, was %#x): see the console", t, taint))
 			taint = t
@@ -227,21 +231,20 @@ func runJob(job string, out io.Writer) error {
 	return err
 }
 
-// leftBehind waits for the kernel to drop what ended processes held, and tells
-// what it keeps.
-func leftBehind(base resources) []string {
-	var problems []string
+// leftBehind waits for the kernel to drop what ended processes held. It tells
+// what the kernel keeps, and what there is altogether.
+func leftBehind(base resources) (problems []string, now resources) {
 	for range 20 {
-		now, err := rdmaResources()
-		if err != nil {
-			return []string{"rdma resource show: " + err.Error()}
+		var err error
+		if now, err = rdmaResources(); err != nil {
+			return []string{"rdma resource show: " + err.Error()}, nil
 		}
 		if problems = now.more(base); len(problems) == 0 {
-			return nil
+			return nil, now
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	return problems
+	return problems, now
 }
 
 func rdmaResources() (resources, error) {
