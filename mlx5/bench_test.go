@@ -91,6 +91,54 @@ func BenchmarkPostRecvList16(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/16, "ns/WR")
 }
 
+func BenchmarkPostSRQRecvList16(b *testing.B) {
+	_, us, _ := srqRig(b, 255, 0, 0)
+	s := shared(us)
+	wrs := make([]uverbs.RecvWR, 16)
+	for i := range wrs {
+		wrs[i] = uverbs.RecvWR{WRID: uint64(i), SGList: []uverbs.SGE{{Addr: 1 << 30, Length: 4096, LKey: 3}}}
+	}
+	b.ReportAllocs()
+	posted := uint32(0)
+	for b.Loop() {
+		n, err := us.PostRecv(wrs)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if posted += uint32(n); posted > 200 {
+			s.head = (s.tail + 1) & (s.mask >> 1) // all free again
+			s.setNext(s.tail, s.head)
+			posted = 0
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/16, "ns/WR")
+}
+
+// BenchmarkSRQCycle16 posts 16 receives, and polls their completions.
+func BenchmarkSRQCycle16(b *testing.B) {
+	_, us, qps := srqRig(b, 63, 1, 63)
+	q := qps[0]
+	c, s := q.recvCQ, shared(us)
+	wrs, wcs := make([]uverbs.RecvWR, 16), make([]uverbs.WC, 16)
+	b.ReportAllocs()
+	for b.Loop() {
+		i := s.head
+		if n, err := us.PostRecv(wrs); n != 16 {
+			b.Fatal(err)
+		}
+		for k := range uint32(16) {
+			e := c.at(c.ci + k)
+			e.SRQNUIDX, e.SOPDropQPN = prm.ToBE32(q.key), prm.ToBE32(q.qpn)
+			e.StoreLast(i<<16 | prm.CQERespSend<<4 | (c.ci+k)>>c.shift&1)
+			i = s.next(i)
+		}
+		if n, err := c.Poll(wcs); n != 16 {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/16, "ns/WR")
+}
+
 // BenchmarkPoll16 polls bursts of 16 receive completions. The ring is written
 // once: every lap flips the owner bits, which is all that changes.
 func BenchmarkPoll16(b *testing.B) {
@@ -150,6 +198,12 @@ func TestDataPathAllocatesNothing(t *testing.T) {
 	for i := range full {
 		full[i] = sends[0]
 	}
+	rare := []uverbs.SendWR{
+		{Opcode: uverbs.WRAtomicCmpAndSwp, SGList: reads[0].SGList}, {Opcode: uverbs.WRLocalInv}, {Opcode: uverbs.WRSendWithInv},
+		{Opcode: uverbs.WRBindMW}, // refused
+	}
+	_, us, sharing := srqRig(t, 7, 1, 15)
+	s, sc := shared(us), sharing[0].recvCQ
 	r.drv.uars.kick = func(*byte, uint32) {}
 	allocs := testing.AllocsPerRun(100, func() {
 		for _, list := range [][]uverbs.SendWR{sends, sends[:1], full} {
@@ -157,6 +211,13 @@ func TestDataPathAllocatesNothing(t *testing.T) {
 			retire()
 		}
 		rc.PostSend(reads)
+		rc.PostSend(rare)
+		i := s.head
+		us.PostRecv(recvs)
+		putShared(sc, sharing[0], prm.CQERespSend, i)
+		putShared(sc, sharing[0], prm.CQERespErr, s.next(i)) // a fault: posted again
+		sc.Poll(wcs)
+		sc.Poll(wcs)
 		q.PostRecv(recvs)
 		q.sendCQ.put(0, make16(q))
 		q.sendCQ.Poll(wcs)
@@ -169,6 +230,16 @@ func TestDataPathAllocatesNothing(t *testing.T) {
 	if allocs != 0 {
 		t.Errorf("%v allocations", allocs)
 	}
+}
+
+// putShared writes a CQE of WQE i, without allocating, and polls it.
+func putShared(c *cq, q *qp, op, i uint32) {
+	e := c.at(c.ci)
+	e.SRQNUIDX, e.SOPDropQPN = prm.ToBE32(q.key), prm.ToBE32(q.qpn)
+	e.TimestampLow = prm.ToBE32(prm.VendorODPFault<<8 | prm.SyndromeRemoteAborted)
+	e.StoreLast(i<<16 | op<<4 | c.ci>>c.shift&1)
+	var wcs [1]uverbs.WC
+	c.Poll(wcs[:])
 }
 
 var cqeBuf [prm.CQEBytes]byte

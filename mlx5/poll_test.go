@@ -138,6 +138,53 @@ func TestPollServesSeveralQPs(t *testing.T) {
 	}
 }
 
+// FuzzPollShared polls rings of arbitrary entries of 128 bytes, with data in
+// them, of a QP on an SRQ: no panic, no receive twice.
+func FuzzPollShared(f *testing.F) {
+	f.Setenv("MLX5_SCATTER_TO_CQE", "1")
+	f.Setenv("MLX5_CQE_SIZE", "128")
+	open := func(tb testing.TB) (*uverbs.SRQ, *qp) {
+		_, us, qps := srqRig(tb, 7, 1, 15)
+		post(tb, us, 0, 7)
+		return us, qps[0]
+	}
+	_, q := open(f)
+	for _, op := range []byte{prm.CQEReq, prm.CQERespSend, prm.CQERespSendInv, prm.CQERespErr, prm.CQEResize} {
+		for _, format := range []byte{0, prm.CQEScatter32, prm.CQEScatter64, prm.CQEFormatMask} {
+			e := q.recvCQ.cqe(0, q, op, prm.OpcodeRDMARead, 3)
+			e[63] |= format
+			f.Add(append(make([]byte, 64), e...))
+		}
+	}
+	f.Add(append(make([]byte, 64), fault(q.recvCQ, 0, q, 2)...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		us, q := open(t)
+		s, c := shared(us), q.recvCQ
+		entries := 0
+		for ; len(data) >= 128 && entries < 15; entries++ {
+			c.put(uint32(entries), data[:128])
+			data = data[128:]
+		}
+		wcs := make([]uverbs.WC, 4)
+		done := 0
+		for range entries + 1 {
+			n, _ := c.Poll(wcs)
+			done += n
+			for _, wc := range wcs[:n] {
+				if wc.WRID > 6 || wc.QPN != q.qpn {
+					t.Fatalf("%+v", wc)
+				}
+			}
+		}
+		if free := room(us); done > 7 || free != done {
+			t.Fatalf("%d completions, room for %d", done, free)
+		}
+		if s.gate.Load() != 0 {
+			t.Fatal("the gate is shut")
+		}
+	})
+}
+
 // FuzzPollCQE polls rings of arbitrary entries: no panic, nothing is returned
 // that was not posted, and everything valid is consumed.
 func FuzzPollCQE(f *testing.F) {

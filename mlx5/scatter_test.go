@@ -25,8 +25,9 @@ func (k *fakeKernel) qpFlags() uint32 {
 // TestScatterToCQEIsAskedFor checks that the kernel hears of it only if the
 // environment says so.
 func TestScatterToCQEIsAskedFor(t *testing.T) {
-	for v, want := range map[string]bool{"": false, "0": false, "1": true} {
-		if v != "" {
+	for i, v := range []string{"", "0", "1"} { // not set at first
+		want := v == "1"
+		if i > 0 {
 			t.Setenv("MLX5_SCATTER_TO_CQE", v)
 		}
 		r := openRig(t, newFakeKernel(t))
@@ -191,4 +192,44 @@ func TestPollRefusesStrangeFormats(t *testing.T) {
 			freeMemory(mem)
 		}
 	}
+}
+
+// TestLargeEntriesKeepTheirData moves entries of 128 bytes, with data in their
+// first half, within the ring as a QP is closed, and to another ring.
+func TestLargeEntriesKeepTheirData(t *testing.T) {
+	t.Setenv("MLX5_SCATTER_TO_CQE", "1")
+	t.Setenv("MLX5_CQE_SIZE", "128")
+	r := openRig(t, newFakeKernel(t))
+	r.drv.uars.kick = nil
+	ucq := r.cq(7)
+	c := ucq.Driver().(*cq)
+	layout := smallLayout(t, r)
+	a, b := r.qpWith(uverbs.QPTypeRC, ucq, ucq, layout, false, 500, 0), r.qpWith(uverbs.QPTypeRC, ucq, ucq, layout, false, 501, 0)
+	mem, err := allocMemory(4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer freeMemory(mem)
+	for i := range 2 {
+		a.PostRecv([]uverbs.RecvWR{{SGList: []uverbs.SGE{{Addr: prm.Addr(&mem[i*64]), Length: 64}}}})
+		b.PostRecv([]uverbs.RecvWR{{}})
+	}
+	data := bytes.Repeat([]byte("0123456789abcdef"), 8)
+	for i, q := range []*qp{a, b, a, b} {
+		e := c.cqe(uint32(i), q, prm.CQERespSend, 0, uint16(i/2))
+		e[63] |= prm.CQEScatter64
+		c.put(uint32(i), append(append([]byte(nil), data[i/2*3:][:64]...), e...))
+	}
+	b.Close()
+	r.k.onResize = func(uint32, *abi.Mlx5_ib_resize_cq) { c.at(4).StoreLast(prm.CQEResize << 4) }
+	if err := ucq.Resize(31); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Poll(make([]uverbs.WC, 4)); n != 2 || err != nil {
+		t.Fatal(n, err)
+	}
+	if !bytes.Equal(mem[:64], data[:64]) || !bytes.Equal(mem[64:128], data[3:67]) {
+		t.Errorf("%q", mem[:128])
+	}
+	a.Close()
 }

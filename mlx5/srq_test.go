@@ -402,3 +402,26 @@ func TestDeviceWithoutSRQs(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSRQOutlivesItsLastEntry closes QP and SRQ while a CQ still holds an entry
+// that names a WQE of the SRQ.
+func TestSRQOutlivesItsLastEntry(t *testing.T) {
+	_, us, qps := srqRig(t, 7, 1, 15)
+	s, q := shared(us), qps[0]
+	c := q.recvCQ
+	post(t, us, 0, 2)
+	c.put(0, c.cqe(0, q, prm.CQERespSend, 0, 1))
+	c.put(1, c.cqe(1, q, prm.CQERespSend, 0, 0))
+	q.sendCQ.Close()
+	q.Close()
+	if err := us.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := mapped.Load()
+	if n, err := c.Poll(make([]uverbs.WC, 4)); n != 0 || err != nil || s.refs.Load() != 0 {
+		t.Errorf("%d, %v, %d references", n, err, s.refs.Load())
+	}
+	if freed := before - mapped.Load(); freed < int64(len(s.mem)+len(s.tables)) {
+		t.Errorf("%d bytes were freed", freed)
+	}
+}
