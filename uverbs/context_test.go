@@ -38,12 +38,15 @@ func open(t testing.TB, k *fakeKernel) *Context {
 // objects are one of each, in the order of their creation. Nil ones could not
 // be created.
 type objects struct {
-	pd *PD
-	mr *MR
-	ch *CompChannel
-	cq *CQ
-	qp *QP
-	ah *AH
+	pd  *PD
+	mr  *MR
+	buf *MR // a dma-buf
+	mw  *MW
+	ch  *CompChannel
+	cq  *CQ
+	srq *SRQ
+	qp  *QP
+	ah  *AH
 }
 
 var mrMemory = make([]byte, 4096) // no device ever touches it
@@ -66,16 +69,31 @@ func use(c *Context) (o objects, errs error) {
 	}
 	o.mr, err = o.pd.RegisterMR(mrMemory, AccessLocalWrite)
 	note(err)
+	o.buf, err = o.pd.RegisterDMABuf(44, 4096, 8192, AccessLocalWrite)
+	note(err)
+	if o.mr != nil {
+		note(o.mr.Rereg(ReregAccess, nil, nil, AccessRemoteRead))
+	}
+	o.mw, err = o.pd.AllocMW(MWType2)
+	note(err)
 	o.ch, err = c.CreateCompChannel()
 	note(err)
 	if o.cq, err = c.CreateCQ(&CQInitAttr{Depth: 16, Channel: o.ch}); err != nil {
 		return o, errors.Join(errs, err)
 	}
+	note(o.cq.Resize(16))
+	if o.srq, err = o.pd.CreateSRQ(&SRQInitAttr{SRQAttr{MaxWR: 10, MaxSGE: 1}}); err == nil {
+		note(o.srq.Modify(&SRQAttr{Limit: 3}, SRQLimit))
+		_, err = o.srq.Query()
+	}
+	note(err)
 	o.ah, err = o.pd.CreateAH(&AHAttr{DGID: GIDFromAddr(addr("10.0.0.9")), IsGlobal: true, Port: 1})
 	note(err)
-	if o.qp, err = o.pd.CreateQP(&QPInitAttr{Type: QPTypeUD, SendCQ: o.cq, RecvCQ: o.cq, Cap: QPCap{MaxSendWR: 4}}); err != nil {
+	if o.qp, err = o.pd.CreateQP(&QPInitAttr{Type: QPTypeUD, SendCQ: o.cq, RecvCQ: o.cq, SRQ: o.srq, Cap: QPCap{MaxSendWR: 4}}); err != nil {
 		return o, errors.Join(errs, err)
 	}
+	note(o.qp.AttachMulticast(GID{0: 0xff}, 0))
+	note(o.qp.DetachMulticast(GID{0: 0xff}, 0))
 	note(o.qp.Modify(&QPAttr{State: QPStateInit, Port: 1}, AttrState|AttrPort))
 	_, err = o.qp.Query()
 	note(err)
@@ -87,6 +105,9 @@ func (o *objects) close() (errs error) {
 	if o.qp != nil {
 		errs = errors.Join(errs, o.qp.Close())
 	}
+	if o.srq != nil {
+		errs = errors.Join(errs, o.srq.Close())
+	}
 	if o.ah != nil {
 		errs = errors.Join(errs, o.ah.Close())
 	}
@@ -96,8 +117,13 @@ func (o *objects) close() (errs error) {
 	if o.ch != nil {
 		errs = errors.Join(errs, o.ch.Close())
 	}
-	if o.mr != nil {
-		errs = errors.Join(errs, o.mr.Close())
+	if o.mw != nil {
+		errs = errors.Join(errs, o.mw.Close())
+	}
+	for _, mr := range []*MR{o.mr, o.buf} {
+		if mr != nil {
+			errs = errors.Join(errs, mr.Close())
+		}
 	}
 	if o.pd != nil {
 		errs = errors.Join(errs, o.pd.Close())
@@ -122,7 +148,7 @@ func TestFullLifeLeavesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.NumCompVectors() != 2 || o.cq.Depth() != 16 || o.qp.QPN() != 0x100+o.qp.Handle() || o.mr.LKey() != 0x1111 || o.mr.RKey() != 0x2222 {
+	if c.NumCompVectors() != 2 || o.cq.Depth() != 16 || o.qp.QPN() != 0x100+o.qp.Handle() || o.mr.LKey() != 0x5555 || o.mr.RKey() != 0x6666 {
 		t.Errorf("vectors %d, depth %d, QPN %#x, keys %#x %#x", c.NumCompVectors(), o.cq.Depth(), o.qp.QPN(), o.mr.LKey(), o.mr.RKey())
 	}
 	if o.pd.handle != 0 {
@@ -271,7 +297,7 @@ func TestContextCloseTakesWhatIsStillOpen(t *testing.T) {
 
 func TestProviderThatFailsAfterTheKernelLeaksNothing(t *testing.T) {
 	defer func() { fakes.broken = "" }()
-	for _, at := range []string{"context", "cq", "qp", "ah"} {
+	for _, at := range []string{"context", "cq", "srq", "qp", "ah"} {
 		k := newFakeKernel()
 		fakes.broken = at
 		c, err := NewDevice(k).Open()

@@ -42,6 +42,14 @@ type fakeKernel struct {
 	next    uint32
 	events  map[int32]*fakeEvents
 	nextFD  int32
+	groups  []fakeGroup
+}
+
+// fakeGroup is a command that attached or detached a QP.
+type fakeGroup struct {
+	write uint32
+	gid   GID
+	lid   uint16
 }
 
 type fakeObject struct {
@@ -318,16 +326,39 @@ func (k *fakeKernel) answer(c *fakeCommand) syscall.Errno {
 		k.put(c.out(abi.UVERBS_ATTR_CREATE_CQ_RESP_CQE), u32(uint32(c.data(abi.UVERBS_ATTR_CREATE_CQ_CQE))))
 		return errno
 	case [2]uint16{abi.UVERBS_OBJECT_QP, abi.UVERBS_METHOD_QP_CREATE}:
-		h, errno := k.create(c.object, c.data(abi.UVERBS_ATTR_CREATE_QP_USER_HANDLE), -1,
-			uint32(c.data(abi.UVERBS_ATTR_CREATE_QP_PD_HANDLE)), uint32(c.data(abi.UVERBS_ATTR_CREATE_QP_SEND_CQ_HANDLE)),
-			uint32(c.data(abi.UVERBS_ATTR_CREATE_QP_RECV_CQ_HANDLE)))
+		uses := []uint32{uint32(c.data(abi.UVERBS_ATTR_CREATE_QP_PD_HANDLE)), uint32(c.data(abi.UVERBS_ATTR_CREATE_QP_SEND_CQ_HANDLE)),
+			uint32(c.data(abi.UVERBS_ATTR_CREATE_QP_RECV_CQ_HANDLE))}
+		if _, ok := c.attrs[abi.UVERBS_ATTR_CREATE_QP_SRQ_HANDLE]; ok {
+			uses = append(uses, uint32(c.data(abi.UVERBS_ATTR_CREATE_QP_SRQ_HANDLE)))
+		}
+		h, errno := k.create(c.object, c.data(abi.UVERBS_ATTR_CREATE_QP_USER_HANDLE), -1, uses...)
 		if errno != 0 {
 			return errno
 		}
 		c.set(abi.UVERBS_ATTR_CREATE_QP_HANDLE, h)
 		k.put(c.out(abi.UVERBS_ATTR_CREATE_QP_RESP_CAP), c.in(abi.UVERBS_ATTR_CREATE_QP_CAP))
 		k.put(c.out(abi.UVERBS_ATTR_CREATE_QP_RESP_QP_NUM), u32(0x100+h))
-	case [2]uint16{abi.UVERBS_OBJECT_CQ, abi.UVERBS_METHOD_CQ_DESTROY}, [2]uint16{abi.UVERBS_OBJECT_QP, abi.UVERBS_METHOD_QP_DESTROY},
+	case [2]uint16{abi.UVERBS_OBJECT_SRQ, abi.UVERBS_METHOD_SRQ_CREATE}:
+		h, errno := k.create(c.object, c.data(abi.UVERBS_ATTR_CREATE_SRQ_USER_HANDLE), -1, uint32(c.data(abi.UVERBS_ATTR_CREATE_SRQ_PD_HANDLE)))
+		if errno != 0 {
+			return errno
+		}
+		c.set(abi.UVERBS_ATTR_CREATE_SRQ_HANDLE, h)
+		k.put(c.out(abi.UVERBS_ATTR_CREATE_SRQ_RESP_MAX_WR), c.in(abi.UVERBS_ATTR_CREATE_SRQ_MAX_WR))
+		k.put(c.out(abi.UVERBS_ATTR_CREATE_SRQ_RESP_MAX_SGE), c.in(abi.UVERBS_ATTR_CREATE_SRQ_MAX_SGE))
+	case [2]uint16{abi.UVERBS_OBJECT_MR, abi.UVERBS_METHOD_REG_DMABUF_MR}:
+		if c.data(abi.UVERBS_ATTR_REG_DMABUF_MR_FD) != 44 {
+			return syscall.EBADF
+		}
+		h, errno := k.create(c.object, 0, -1, uint32(c.data(abi.UVERBS_ATTR_REG_DMABUF_MR_PD_HANDLE)))
+		if errno != 0 {
+			return errno
+		}
+		c.set(abi.UVERBS_ATTR_REG_DMABUF_MR_HANDLE, h)
+		k.put(c.out(abi.UVERBS_ATTR_REG_DMABUF_MR_RESP_LKEY), u32(0x3333))
+		k.put(c.out(abi.UVERBS_ATTR_REG_DMABUF_MR_RESP_RKEY), u32(0x4444))
+	case [2]uint16{abi.UVERBS_OBJECT_SRQ, abi.UVERBS_METHOD_SRQ_DESTROY}, [2]uint16{abi.UVERBS_OBJECT_MW, abi.UVERBS_METHOD_MW_DESTROY},
+		[2]uint16{abi.UVERBS_OBJECT_CQ, abi.UVERBS_METHOD_CQ_DESTROY}, [2]uint16{abi.UVERBS_OBJECT_QP, abi.UVERBS_METHOD_QP_DESTROY},
 		[2]uint16{abi.UVERBS_OBJECT_MR, abi.UVERBS_METHOD_MR_DESTROY}, [2]uint16{abi.UVERBS_OBJECT_PD, abi.UVERBS_METHOD_PD_DESTROY},
 		[2]uint16{abi.UVERBS_OBJECT_AH, abi.UVERBS_METHOD_AH_DESTROY}:
 		return k.destroy(c.object, uint32(c.data(0)))
@@ -368,7 +399,42 @@ func (k *fakeKernel) answerWrite(c *fakeCommand) syscall.Errno {
 		if o := k.objects[word(8)]; o == nil || o.kind != abi.UVERBS_OBJECT_QP {
 			return syscall.ENOENT
 		}
-		k.put(out, kernel.Bytes(&abi.Ib_uverbs_query_qp_resp{Qp_state: 3, Sq_psn: 77}))
+		k.put(out, kernel.Bytes(&abi.Ib_uverbs_query_qp_resp{Qp_state: 3, Sq_psn: 77, Sq_draining: 1}))
+	case abi.IB_USER_VERBS_CMD_REREG_MR:
+		if o := k.objects[word(8)]; o == nil || o.kind != abi.UVERBS_OBJECT_MR {
+			return syscall.ENOENT
+		}
+		if word(12)&abi.IB_MR_REREG_PD != 0 {
+			k.objects[word(8)].uses = []uint32{word(40)}
+		}
+		k.put(out, append(u32(0x5555), u32(0x6666)...))
+	case abi.IB_USER_VERBS_CMD_ALLOC_MW:
+		h, errno := k.create(abi.UVERBS_OBJECT_MW, 0, -1, word(8))
+		if errno != 0 {
+			return errno
+		}
+		k.put(out, append(u32(h), u32(0x770000fe)...))
+	case abi.IB_USER_VERBS_CMD_RESIZE_CQ:
+		if o := k.objects[word(8)]; o == nil || o.kind != abi.UVERBS_OBJECT_CQ {
+			return syscall.ENOENT
+		}
+		k.put(out, append(u32(word(12)), u32(0)...))
+	case abi.IB_USER_VERBS_CMD_ATTACH_MCAST, abi.IB_USER_VERBS_CMD_DETACH_MCAST:
+		if o := k.objects[word(16)]; o == nil || o.kind != abi.UVERBS_OBJECT_QP {
+			return syscall.ENOENT
+		}
+		k.groups = append(k.groups, fakeGroup{c.write, GID(in[:16]), binary.NativeEndian.Uint16(in[20:])})
+	case abi.IB_USER_VERBS_CMD_MODIFY_SRQ, abi.IB_USER_VERBS_CMD_QUERY_SRQ:
+		at := 0
+		if c.write == abi.IB_USER_VERBS_CMD_QUERY_SRQ {
+			at = 8
+		}
+		if o := k.objects[word(at)]; o == nil || o.kind != abi.UVERBS_OBJECT_SRQ {
+			return syscall.ENOENT
+		}
+		if at != 0 {
+			k.put(out, kernel.Bytes(&abi.Ib_uverbs_query_srq_resp{Max_wr: 63, Max_sge: 2, Srq_limit: 9}))
+		}
 	default:
 		return syscall.EOPNOTSUPP
 	}
@@ -448,6 +514,19 @@ func (d *fakeContext) CreateQP(attr *QPInitAttr, issue func(QPCap, []byte, []byt
 	return &fakeQP{p: d.p}, nil
 }
 
+func (d *fakeContext) CreateSRQ(attr *SRQInitAttr, issue func(SRQAttr, []byte, []byte) (SRQAttr, error)) (SRQDriver, error) {
+	granted, err := issue(attr.SRQAttr, nil, make([]byte, 24))
+	if err != nil {
+		return nil, err
+	}
+	if d.p.broken == "srq" {
+		return nil, errBroken
+	}
+	attr.SRQAttr = granted
+	d.p.count("srq", 1)
+	return &fakeSRQ{p: d.p}, nil
+}
+
 func (d *fakeContext) CreateAH(attr *AHAttr, issue func([]byte) error) (any, error) {
 	if err := issue(make([]byte, 8)); err != nil {
 		return nil, err
@@ -471,6 +550,22 @@ func (q *fakeCQ) Poll([]WC) (int, error) { return 0, nil }
 func (q *fakeCQ) Arm(bool) error         { return nil }
 func (q *fakeCQ) Close() error           { q.p.count("cq", -1); return nil }
 func (q *fakeCQ) EventArrived()          { q.events++ }
+
+func (q *fakeCQ) Resize(depth int, issue func(uint32, []byte, []byte) (uint32, error)) error {
+	got, err := issue(uint32(depth), nil, make([]byte, 16))
+	if err == nil {
+		q.depth = int(got)
+	}
+	return err
+}
+
+type fakeSRQ struct{ p *fakeProvider }
+
+func (q *fakeSRQ) PostRecv(wrs []RecvWR) (int, error) { return len(wrs), nil }
+func (q *fakeSRQ) Close() error                       { q.p.count("srq", -1); return nil }
+func (q *fakeSRQ) Modify(_ *SRQAttr, _ SRQAttrMask, issue func([]byte) error) error {
+	return issue(make([]byte, 8))
+}
 
 type fakeQP struct {
 	p      *fakeProvider

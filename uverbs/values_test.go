@@ -65,6 +65,14 @@ func TestValuesMatchLibibverbs(t *testing.T) {
 		{"IBV_ACCESS_REMOTE_READ", int64(AccessRemoteRead)}, {"IBV_ACCESS_REMOTE_ATOMIC", int64(AccessRemoteAtomic)},
 		{"IBV_ACCESS_MW_BIND", int64(AccessMWBind)}, {"IBV_ACCESS_ZERO_BASED", int64(AccessZeroBased)}, {"IBV_ACCESS_ON_DEMAND", int64(AccessOnDemand)},
 		{"IBV_ACCESS_HUGETLB", int64(AccessHugeTLB)}, {"IBV_ACCESS_RELAXED_ORDERING", int64(AccessRelaxedOrdering)},
+		{"IBV_MW_TYPE_1", int64(MWType1)}, {"IBV_MW_TYPE_2", int64(MWType2)},
+		{"IBV_QP_EN_SQD_ASYNC_NOTIFY", int64(AttrSQDAsyncNotify)}, {"IBV_SRQ_MAX_WR", int64(SRQMaxWR)}, {"IBV_SRQ_LIMIT", int64(SRQLimit)},
+		{"IBV_REREG_MR_CHANGE_TRANSLATION", int64(ReregTranslation)}, {"IBV_REREG_MR_CHANGE_PD", int64(ReregPD)}, {"IBV_REREG_MR_CHANGE_ACCESS", int64(ReregAccess)},
+		{"IBV_DEVICE_RESIZE_MAX_WR", int64(CapResizeMaxWR)}, {"IBV_DEVICE_CURR_QP_STATE_MOD", int64(CapCurrQPStateMod)},
+		{"IBV_DEVICE_PORT_ACTIVE_EVENT", int64(CapPortActiveEvent)}, {"IBV_DEVICE_RC_RNR_NAK_GEN", int64(CapRCRNRNAKGen)},
+		{"IBV_DEVICE_SRQ_RESIZE", int64(CapSRQResize)}, {"IBV_DEVICE_MEM_WINDOW", int64(CapMemWindow)},
+		{"IBV_DEVICE_MEM_MGT_EXTENSIONS", int64(CapMemMgtExtensions)}, {"IBV_DEVICE_MEM_WINDOW_TYPE_2A", int64(CapMemWindowType2A)},
+		{"IBV_DEVICE_MEM_WINDOW_TYPE_2B", int64(CapMemWindowType2B)},
 		{"IBV_GID_TYPE_IB", int64(GIDTypeIB)}, {"IBV_GID_TYPE_ROCE_V1", int64(GIDTypeRoCEv1)}, {"IBV_GID_TYPE_ROCE_V2", int64(GIDTypeRoCEv2)},
 	}...)
 	exprs := make([]string, len(pairs))
