@@ -23,7 +23,9 @@
 # Everything that is downloaded or built lies in .cache/kerneltest; the kernel's
 # console goes to console-VERSION.log there, all that the jobs wrote to
 # output-VERSION.log. In the guest, /src/PKG holds each package's testdata and is
-# the working directory of its tests, and RRPC_GUEST=1 says where they are.
+# the working directory of its tests. RRPC_GUEST=1 says where they are, RRPC_DEVICE
+# and RRPC_DEVICE2 name rxe0 (10.7.0.1) and rxe1 (10.7.0.2), the two ends of a veth
+# pair. Soft-RoCE has UDP port 4791 there: the simulator's UDP link needs unshare -n.
 #
 # Exit code: 0 everything passed, 1 a job failed, 2 wrong usage, 3 something that
 # is needed cannot be had, 4 the guest did not start or died.
