@@ -1,7 +1,6 @@
 package verbstest
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -11,16 +10,20 @@ import (
 	_ "github.com/rrppcc-go/rrppcc/uverbs/rxe" // Soft-RoCE needs its provider
 )
 
-// FromEnvironment returns the backend of the devices that RRPC_DEVICE and
-// RRPC_DEVICE2 name; without RRPC_DEVICE2 the first is opened twice. ok is false
-// where RRPC_DEVICE is not set. The two must reach each other.
-func FromEnvironment() (b Backend, ok bool, err error) {
-	name := os.Getenv("RRPC_DEVICE")
-	if name == "" {
-		return Backend{}, false, nil
+// FromEnvironment returns the backends of the devices that RRPC_DEVICE and
+// RRPC_DEVICE2 name: the first one opened twice, and, if there are two, the pair,
+// which must reach each other. There are none where RRPC_DEVICE is not set.
+func FromEnvironment() ([]Backend, error) {
+	first, second := os.Getenv("RRPC_DEVICE"), os.Getenv("RRPC_DEVICE2")
+	if first == "" {
+		return nil, nil
 	}
-	b, err = Devices(name, cmp.Or(os.Getenv("RRPC_DEVICE2"), name))
-	return b, true, err
+	one, err := Devices(first, first)
+	if err != nil || second == "" || second == first {
+		return []Backend{one}, err
+	}
+	two, err := Devices(first, second)
+	return []Backend{two, one}, err
 }
 
 // Devices returns the backend of two of the machine's devices. They may be the
@@ -42,7 +45,11 @@ func Devices(name, name2 string) (Backend, error) {
 	}
 	switch a.Driver() {
 	case "rdma_rxe", "rxe":
-		b.Deviations = rxeDeviations(release())
+		v := release()
+		b.Deviations = rxeDeviations(v)
+		if v[0] == 6 && v[1] < 12 {
+			b.Lacks[ReregMR] = "rxe has it from 6.x on"
+		}
 	case "mlx5_core":
 		for _, c := range []Capability{SRQ, Atomics, Invalidation, MemoryWindows, ResizeCQ, ReregMR} {
 			b.Lacks[c] = "the provider mlx5 does not have it yet"
@@ -73,13 +80,19 @@ func rxeDeviations(v [2]int) []Deviation {
 	all := []Deviation{
 		as(RuleBadGather, local),
 		as(RuleBadUDGather, local),
+		{RuleWindowBounds, status(uverbs.WCSuccess), "rxe looks at the bounds of the region alone"},
 		{RuleUDErrState, uverbs.QPStateErr.String(), "rxe has no state SQE"},
 		{RuleUDTooLong, dropped, "rxe completes it with success"},
 		{RuleRecvTooSmall, both(uverbs.WCLocQPOpErr, uverbs.WCRemOpErr), "rxe has one status for all that its responder cannot do"},
 		{RuleRecvBadMemory, both(uverbs.WCLocQPOpErr, uverbs.WCRemOpErr), "rxe has one status for all that its responder cannot do"},
+		{RuleRecvAfterErr, flushedByState, "posting a receive is no system call: rxe looks when something else calls it"},
 		{RulePKeyIndex, accepted, unchecked},
 		{RulePathMTU, accepted, unchecked},
 		{RuleMaxDestRd, accepted, unchecked},
+	}
+	if since(6, 12) {
+		all = append(all, as(RuleOverGather, local),
+			Deviation{RuleFlushEvent, noEvent, "rxe from 6.12 on flushes without telling those who wait"})
 	}
 	if !since(7, 0) {
 		all = append(all, Deviation{RuleAccessEvent, noEvent, "rxe raises it from 7.x on"})
@@ -88,8 +101,7 @@ func rxeDeviations(v [2]int) []Deviation {
 		all = append(all, Deviation{RuleUDRecvSmall, dropped, "rxe from 6.12 on drops it, and keeps the receive"},
 			Deviation{RuleZeroBased, notSupported, "rxe from 6.12 on has no zero-based MRs"})
 	} else {
-		all = append(all, Deviation{RuleUDRecvSmall, status(uverbs.WCLocQPOpErr), "rxe on 6.1 has one status for all that its responder cannot do"},
-			Deviation{RuleRecvAfterErr, notFlushed, "rxe on 6.1 looks at its receives when the state changes, and never again"})
+		all = append(all, Deviation{RuleUDRecvSmall, status(uverbs.WCLocQPOpErr), "rxe on 6.1 has one status for all that its responder cannot do"})
 	}
 	return all
 }

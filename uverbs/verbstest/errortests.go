@@ -18,23 +18,24 @@ var errorTests = []test{
 		far := z.mr(100, remoteRW)
 		gather := []struct {
 			name string
+			rule Rule
 			sges []uverbs.SGE
 		}{
-			{"a key that never was", []uverbs.SGE{{Addr: good.Addr(), Length: 10, LKey: good.LKey() ^ 0x30300}}},
-			{"a key with another low byte", []uverbs.SGE{{Addr: good.Addr(), Length: 10, LKey: good.LKey() ^ 1}}},
-			{"memory of another PD", []uverbs.SGE{foreign.SGE(0, 10)}},
-			{"one byte behind the end", []uverbs.SGE{{Addr: good.Addr() + 91, Length: 10, LKey: good.LKey()}}},
-			{"one byte before the start", []uverbs.SGE{{Addr: good.Addr() - 1, Length: 10, LKey: good.LKey()}}},
-			{"all of memory", []uverbs.SGE{{Addr: good.Addr(), Length: 1 << 30, LKey: good.LKey()}}},
-			{"a region that was closed", []uverbs.SGE{goneSGE}},
-			{"a second piece that is bad", []uverbs.SGE{good.SGE(0, 10), {Addr: good.Addr() + 91, Length: 10, LKey: good.LKey()}}},
+			{"a key that never was", RuleBadGather, []uverbs.SGE{{Addr: good.Addr(), Length: 10, LKey: good.LKey() ^ 0x30300}}},
+			{"a key with another low byte", RuleBadGather, []uverbs.SGE{{Addr: good.Addr(), Length: 10, LKey: good.LKey() ^ 1}}},
+			{"memory of another PD", RuleBadGather, []uverbs.SGE{foreign.SGE(0, 10)}},
+			{"one byte behind the end", RuleOverGather, []uverbs.SGE{{Addr: good.Addr() + 91, Length: 10, LKey: good.LKey()}}},
+			{"one byte before the start", RuleOverGather, []uverbs.SGE{{Addr: good.Addr() - 1, Length: 10, LKey: good.LKey()}}},
+			{"all of memory", RuleOverGather, []uverbs.SGE{{Addr: good.Addr(), Length: 1 << 30, LKey: good.LKey()}}},
+			{"a region that was closed", RuleBadGather, []uverbs.SGE{goneSGE}},
+			{"a second piece that is bad", RuleOverGather, []uverbs.SGE{good.SGE(0, 10), {Addr: good.Addr() + 91, Length: 10, LKey: good.LKey()}}},
 		}
 		for _, op := range []uverbs.WROpcode{uverbs.WRSend, uverbs.WRRDMAWrite} {
 			for _, c := range gather {
 				e.Logf("%v of %s", op, c.name)
 				buf := z.mr(2000, localOnly)
 				z.recv(7, buf.SGE(0, 2000))
-				e.requesterFails(a, z, RuleBadGather, uverbs.SendWR{Opcode: op, SGList: c.sges, RemoteAddr: far.Addr(), RKey: far.RKey()})
+				e.requesterFails(a, z, c.rule, uverbs.SendWR{Opcode: op, SGList: c.sges, RemoteAddr: far.Addr(), RKey: far.RKey()})
 			}
 		}
 		e.is(far.Bytes(), 0)

@@ -47,8 +47,15 @@ var eventTests = []test{
 		e.must(z.recvCQ.Arm(true))
 		z.recv(1, dst.SGE(0, 8))
 		z.modify(uverbs.QPStateErr)
-		e.event(z, z.recvCQ)
 		z.flushed(z.recvCQ, 1)
+		other := e.secondCQ(z)
+		other.raise()
+		got, err := z.recvCh.Wait(e.soon())
+		e.must(err)
+		e.rule(RuleFlushEvent, map[bool]string{true: anEvent, false: noEvent}[got == z.recvCQ])
+		if got == z.recvCQ {
+			e.event(z, other.recvCQ)
+		}
 		a.idle(a.recvCQ)
 	}},
 	{name: "SendCompletionsRaiseEvents", run: func(e *env) {
@@ -143,7 +150,7 @@ func (e *env) armRace(a, z *end, rounds int) {
 	wc := make([]uverbs.WC, 4)
 	recv := []uverbs.RecvWR{{SGList: []uverbs.SGE{dst.SGE(0, 8)}}}
 	ctx := e.soon()
-	waits, seed := 0, uint32(1)
+	waits, idle, seed := 0, 256, uint32(1)
 	for i := 1; i <= rounds; i++ {
 		if i%1000 == 0 {
 			ctx = e.soon()
@@ -154,16 +161,21 @@ func (e *env) armRace(a, z *end, rounds int) {
 		}
 		turn.Store(int64(i))
 		seed = seed*1664525 + 1013904223
-		for range seed >> 23 { // up to 511 turns of nothing: the moment differs
-			_ = turn.Load()
+		// Idle for about as long as the message takes, so that it arrives now
+		// before, now after the arming: a wait makes the next idling longer.
+		for k := range idle - idle/4 + int(seed>>8)%(idle/2+1) {
+			if turn.Load() < 0 || k%64 == 63 {
+				runtime.Gosched()
+			}
 		}
+		waited := false
 		for n := 0; n == 0; {
 			e.must(z.recvCQ.Arm(false))
 			var err error
 			n, err = z.recvCQ.Poll(wc)
 			e.must(err)
 			if n == 0 {
-				waits++
+				waited = true
 				if _, err := z.recvCh.Wait(ctx); err != nil {
 					n, _ := z.recvCQ.Poll(wc)
 					e.Fatalf("round %d of %d: %v, and %d completions in the queue", i, rounds, err, n)
@@ -175,8 +187,14 @@ func (e *env) armRace(a, z *end, rounds int) {
 				e.Fatalf("round %d: %d completions, %+v", i, n, wc[0])
 			}
 		}
+		if waited {
+			waits++
+			idle += idle/16 + 1
+		} else {
+			idle -= idle / 16
+		}
 	}
-	e.Logf("%d rounds, %d waits", rounds, waits)
+	e.Logf("%d rounds, %d of them waited, idling for about %d turns", rounds, waits, idle)
 }
 
 // followTurns sends message i once turn is i.

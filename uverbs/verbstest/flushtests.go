@@ -1,6 +1,10 @@
 package verbstest
 
-import "github.com/rrppcc-go/rrppcc/uverbs"
+import (
+	"fmt"
+
+	"github.com/rrppcc-go/rrppcc/uverbs"
+)
 
 // flushTests: what becomes of posted work when a QP goes to ERR or RESET.
 var flushTests = []test{
@@ -38,35 +42,41 @@ var flushTests = []test{
 		a.modify(uverbs.QPStateErr)
 		for i := range uint64(40) { // more than the queue holds at once
 			a.send(uverbs.SendWR{WRID: i, Opcode: uverbs.WRSend})
-			a.flushed(a.sendCQ, i)
+			e.until(fmt.Sprintf("flush of send %d", i), func() bool {
+				wcs := a.take(a.sendCQ)
+				if len(wcs) > 1 || len(wcs) == 1 && (wcs[0].WRID != i || wcs[0].Status != uverbs.WCWRFlushErr) {
+					e.Fatalf("%+v, want work request %d flushed", wcs, i)
+				}
+				return len(wcs) == 1
+			})
 		}
 	}},
 	{name: "ReceivePostedInErr", run: func(e *env) {
-		a, z := e.connect(shape{}, rc{})
+		_, z := e.connect(shape{}, rc{})
+		other, peer := e.connect(shape{}, rc{})
 		dst := z.mr(8, localOnly)
+		z.recv(0, dst.SGE(0, 8))
 		z.modify(uverbs.QPStateErr)
+		z.flushed(z.recvCQ, 0)
+		works(other, peer) // shows that time goes by, in which a device may come to rest
 		z.recv(1, dst.SGE(0, 8))
-		switch want := e.expects(RuleRecvAfterErr); want {
-		case status(uverbs.WCWRFlushErr):
+		want := e.expects(RuleRecvAfterErr)
+		if want == status(uverbs.WCWRFlushErr) {
 			e.rule(RuleRecvAfterErr, z.failed(z.recvCQ, 1))
-		case flushedByArm:
-			e.must(z.recvCQ.Arm(false))
-			z.flushed(z.recvCQ, 1)
-			e.rule(RuleRecvAfterErr, flushedByArm)
-		case notFlushed:
-			// Another QP's work shows that time went by.
-			renewed, peer := e.connect(shape{}, rc{})
-			works(renewed, peer)
-			if got := z.take(z.recvCQ); len(got) > 0 {
-				e.rule(RuleRecvAfterErr, status(got[0].Status))
-			} else {
-				e.rule(RuleRecvAfterErr, notFlushed)
-			}
-		default:
-			e.Fatalf("no such answer: %s", want)
+			return
 		}
-		z.modify(uverbs.QPStateReset)
-		a.idle(a.recvCQ)
+		works(other, peer)
+		if got := z.take(z.recvCQ); len(got) > 0 {
+			e.rule(RuleRecvAfterErr, status(got[0].Status))
+			return
+		}
+		if want == flushedByArm {
+			e.must(z.recvCQ.Arm(false))
+		} else {
+			z.modify(uverbs.QPStateErr)
+		}
+		z.flushed(z.recvCQ, 1)
+		e.rule(RuleRecvAfterErr, want)
 	}},
 	{name: "ResetEmptiesTheQueues", run: func(e *env) {
 		a, z := e.connect(shape{}, rc{minRNR: 14})
@@ -162,11 +172,12 @@ var flushTests = []test{
 		src, dst := a.mr(8, 0), z.mr(8, remoteRW)
 		fill(src.Bytes(), 1)
 		a.modify(uverbs.QPStateSQD)
+		e.until("SQD, drained", func() bool {
+			q := a.query()
+			return q.State == uverbs.QPStateSQD && !q.SQDraining
+		})
 		z.recv(4, dst.SGE(0, 8))
 		a.send(uverbs.SendWR{WRID: 3, Opcode: uverbs.WRSend, Flags: uverbs.SendSignaled, SGList: []uverbs.SGE{src.SGE(0, 8)}})
-		if s := a.query().State; s != uverbs.QPStateSQD {
-			e.Errorf("QP in %v, want SQD", s)
-		}
 		z.idle(z.recvCQ)
 		e.must(a.qp.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTS, CurState: uverbs.QPStateSQD}, uverbs.AttrState|uverbs.AttrCurState))
 		a.send(uverbs.SendWR{WRID: 5, Opcode: uverbs.WRRDMARead, Flags: uverbs.SendSignaled}) // its doorbell sends both
@@ -182,6 +193,6 @@ var flushTests = []test{
 
 // Answers to RuleRecvAfterErr.
 const (
-	flushedByArm = "flushed when the CQ is armed"
-	notFlushed   = "not flushed"
+	flushedByArm   = "flushed when the CQ is armed"
+	flushedByState = "flushed when the QP is moved to ERR once more"
 )

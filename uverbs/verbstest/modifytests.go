@@ -27,9 +27,10 @@ var modifyTests = []test{
 			q.MaxRdAtomic != 4 || q.MaxDestRdAtomic != 4 || q.MinRNRTimer != 9 || q.Timeout != 15 || q.RetryCnt != 5 || q.RNRRetry != 3 {
 			e.Errorf("in RTS: %+v", q)
 		}
-		if q.AV.DGID != z.gid || q.AV.SGIDIndex != a.gidIndex || q.AV.HopLimit != 33 || q.AV.TrafficClass != 0x68 || !q.AV.IsGlobal || q.AV.Port != port {
+		if q.AV.DGID != z.gid || q.AV.SGIDIndex != a.gidIndex || q.AV.TrafficClass != 0x68 || !q.AV.IsGlobal || q.AV.Port != port {
 			e.Errorf("address vector %+v", q.AV)
 		}
+		e.rule(RuleHopLimit, map[bool]string{true: asAsked, false: routesOwn}[q.AV.HopLimit == 33])
 		if a.qp.State() != uverbs.QPStateRTS || q.Cap != a.qp.Cap() {
 			e.Errorf("State %v, Cap %+v and %+v", a.qp.State(), q.Cap, a.qp.Cap())
 		}
@@ -90,9 +91,12 @@ var modifyTests = []test{
 			spoil func(init, rtr *uverbs.QPAttr)
 		}{
 			{RulePKeyIndex, func(init, _ *uverbs.QPAttr) { init.PKeyIndex = 4000 }},
-			{RulePathMTU, func(_, rtr *uverbs.QPAttr) { rtr.PathMTU = 6 }},
+			{RulePathMTU, func(_, rtr *uverbs.QPAttr) { rtr.PathMTU = e.a.mtu + 1 }},
 			{RuleMaxDestRd, func(_, rtr *uverbs.QPAttr) { rtr.MaxDestRdAtomic = 200 }},
 		} {
+			if c.rule == RulePathMTU && e.a.mtu == uverbs.MTU4096 {
+				continue // there is none above it
+			}
 			a := e.a.end(shape{})
 			init, rtr := rc{}.init(), rc{}.rtr(a.av(e.z), 99, 0)
 			c.spoil(init, rtr)
@@ -101,6 +105,13 @@ var modifyTests = []test{
 				err = a.qp.Modify(rtr, rcRTR)
 			}
 			e.rule(c.rule, errnoName(err))
+		}
+		a := e.a.end(shape{})
+		e.must(a.qp.Modify(rc{}.init(), rcInit))
+		for _, mtu := range []uverbs.MTU{6, 200} {
+			if err := a.qp.Modify(rc{mtu: mtu}.rtr(a.av(e.z), 99, 0), rcRTR); !errors.Is(err, syscall.EINVAL) {
+				e.Errorf("path MTU code %d: %v, want EINVAL", mtu, err)
+			}
 		}
 	}},
 	{name: "AccessOfARunningQPChanges", run: func(e *env) {

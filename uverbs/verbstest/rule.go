@@ -14,9 +14,10 @@ type Rule string
 
 const (
 	// Local errors of a requester.
-	RuleBadGather   Rule = "RC SEND that gathers from what is no readable memory of its PD"
+	RuleBadGather   Rule = "RC SEND or WRITE that gathers with a key that its PD does not have"
+	RuleOverGather  Rule = "RC SEND or WRITE that gathers from outside of a region"
 	RuleBadReadSink Rule = "RC READ into memory without AccessLocalWrite"
-	RuleBadUDGather Rule = "UD SEND that gathers from what is no readable memory of its PD"
+	RuleBadUDGather Rule = "UD SEND that gathers with a key that its PD does not have"
 	RuleUDErrState  Rule = "state of a UD QP whose send failed"
 	RuleUDTooLong   Rule = "UD SEND of more than the MTU"
 	RuleUDBadQKey   Rule = "UD SEND with a wrong QKey" // no completion at the receiver
@@ -29,15 +30,18 @@ const (
 	RuleAccessEvent   Rule = "async event at the responder of a WRITE with a bad rkey"
 	RuleUDRecvSmall   Rule = "UD datagram longer than the receive"
 	RuleMisaligned    Rule = "atomic on an address that is not aligned to 8"
+	RuleWindowBounds  Rule = "WRITE over the end of a memory window, within its region"
 
 	// Queues.
 	RuleRecvAfterErr Rule = "receive posted to a QP in ERR"
+	RuleFlushEvent   Rule = "CQ armed for solicited completions, when a receive is flushed"
 	RuleOverrunState Rule = "state of the QP whose CQ overran"
 
 	// Headers.
 	RuleGRH Rule = "first 20 bytes of a datagram's GRH on IPv4"
 
-	// What Modify checks.
+	// What Modify checks and changes.
+	RuleHopLimit  Rule = "hop limit of a QP's address vector"
 	RulePKeyIndex Rule = "INIT with a P_Key index beyond the table"
 	RulePathMTU   Rule = "RTR with a path MTU above the active MTU"
 	RuleMaxDestRd Rule = "RTR with 200 outstanding READs to serve"
@@ -50,12 +54,20 @@ const (
 	dropped  = "dropped"
 	accepted = "accepted"
 	invalid  = "EINVAL"
+
+	// Answers to RuleFlushEvent.
+	anEvent = "an event"
+
+	// Answers to RuleHopLimit.
+	routesOwn = "the route's"
+	asAsked   = "as it was set"
 )
 
 // rules is what the specification says, or what a ConnectX does where it says
 // nothing.
 var rules = map[Rule]string{
 	RuleBadGather:     status(uverbs.WCLocProtErr),
+	RuleOverGather:    status(uverbs.WCLocProtErr),
 	RuleBadReadSink:   status(uverbs.WCLocProtErr),
 	RuleBadUDGather:   status(uverbs.WCLocProtErr),
 	RuleUDErrState:    uverbs.QPStateSQE.String(),
@@ -69,8 +81,11 @@ var rules = map[Rule]string{
 	RuleUDRecvSmall:   status(uverbs.WCLocLenErr),
 	RuleMisaligned:    status(uverbs.WCRemInvReqErr),
 	RuleRecvAfterErr:  status(uverbs.WCWRFlushErr),
+	RuleFlushEvent:    anEvent,
 	RuleOverrunState:  uverbs.QPStateErr.String(),
 	RuleGRH:           "zero",
+	RuleWindowBounds:  status(uverbs.WCRemAccessErr),
+	RuleHopLimit:      routesOwn,
 	RulePKeyIndex:     invalid,
 	RulePathMTU:       invalid,
 	RuleMaxDestRd:     invalid,

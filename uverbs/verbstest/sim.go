@@ -5,6 +5,7 @@ import (
 
 	_ "github.com/rrppcc-go/rrppcc/mlx5" // the simulated ConnectX needs its provider
 	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
+	"github.com/rrppcc-go/rrppcc/uverbs"
 )
 
 // InProcess returns a backend of two simulated devices of one fabric: what one
@@ -21,10 +22,10 @@ func InProcess() Backend {
 }
 
 // InProcessOneDevice returns a backend of one simulated device that is opened
-// twice.
+// twice. Its MTU is 1024, so that there are larger ones which it must refuse.
 func InProcessOneDevice() Backend {
 	b := simBackend("mlx5sim in process, one device", func() (*Pair, error) {
-		return simPair([]mlx5sim.Option{mlx5sim.WithFabric(mlx5sim.NewFabric()), mlx5sim.InProcess()}, nil)
+		return simPair([]mlx5sim.Option{mlx5sim.WithFabric(mlx5sim.NewFabric()), mlx5sim.InProcess(), mlx5sim.WithMTU(uverbs.MTU1024)}, nil)
 	})
 	b.Lacks[Processes] = "the fabric is this process's own"
 	b.Lacks[Removal] = "both contexts are of one device: nobody is left to look on"
@@ -74,6 +75,7 @@ func simBackend(name string, open func() (*Pair, error)) Backend {
 		},
 		Deviations: []Deviation{
 			{RuleRecvAfterErr, flushedByArm, "posting a receive rings no doorbell: the simulator looks when something else calls it"},
+			{RuleHopLimit, asAsked, "there are no routes in the simulator; a kernel takes the hop limit from the route"},
 			{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"},
 		},
 	}

@@ -19,12 +19,14 @@ func TestVerbsOfSimulatedDevices(t *testing.T) {
 }
 
 func TestVerbsOfDevicesInEnvironment(t *testing.T) {
-	b, ok, err := verbstest.FromEnvironment()
+	backends, err := verbstest.FromEnvironment()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !ok {
+	if len(backends) == 0 {
 		t.Skip("RRPC_DEVICE names no device")
 	}
-	verbstest.Run(t, b)
+	for _, b := range backends {
+		verbstest.Run(t, b)
+	}
 }
