@@ -17,7 +17,7 @@
 #   --tools        put ibverbs-utils, perftest and strace into the guest
 #   --timeout S    seconds that one job of --test or --exec may take (120)
 #   --qemu ARG     one more word for QEMU's command line; may be given several times
-#   --keep         keep the initramfs and what went into it
+#   --keep         keep the initramfs, and what went into it, until the next run
 #   --update       look for newer kernel and program packages
 #
 # Everything that is downloaded or built lies in .cache/kerneltest; the kernel's
@@ -241,8 +241,8 @@ build_test() {
 tested() { [[ -n $(go list -f '{{join .TestGoFiles " "}}{{join .XTestGoFiles " "}}' "$1") ]]; }
 
 # links_rxe PACKAGE says whether its program, or its tests, have the provider for
-# Soft-RoCE.
-links_rxe() { go list -deps -test "$1" | grep -q '/uverbs/rxe$'; }
+# Soft-RoCE. (grep -q would end go list by SIGPIPE, and pipefail make that a no.)
+links_rxe() { go list -deps -test "$1" | grep '/uverbs/rxe$' >/dev/null; }
 
 # standard NAME: whether the standard job of that name is wanted. With --list it
 # prints the name instead.
@@ -410,6 +410,7 @@ fi
 get_root base $packages || die 3 "cannot get the guest's programs"
 [[ ! $tools ]] || get_root tools $packages $tool_packages || die 3 "cannot get the tools"
 
+rm -rf "$cache"/run.* # of a run that was killed
 work=$(mktemp -d "$cache/run.XXXXXX")
 if [[ $keep ]]; then
 	echo "kerneltest: kept: $work"
