@@ -34,12 +34,12 @@ func repeatable(cmd []byte) bool {
 			return repeatableWrite(cmd)
 		}
 		return true // GET_CONTEXT is a create, the others are queries
-	case abi.UVERBS_OBJECT_PD, abi.UVERBS_OBJECT_AH:
+	case abi.UVERBS_OBJECT_PD, abi.UVERBS_OBJECT_AH, abi.UVERBS_OBJECT_MW:
 		return method == 0 // destroy is all that they have
-	case abi.UVERBS_OBJECT_CQ, abi.UVERBS_OBJECT_QP:
-		return method == abi.UVERBS_METHOD_CQ_CREATE || method == abi.UVERBS_METHOD_CQ_DESTROY // the same numbers in both
+	case abi.UVERBS_OBJECT_CQ, abi.UVERBS_OBJECT_QP, abi.UVERBS_OBJECT_SRQ:
+		return method == abi.UVERBS_METHOD_CQ_CREATE || method == abi.UVERBS_METHOD_CQ_DESTROY // the same numbers in all
 	case abi.UVERBS_OBJECT_MR:
-		return method == abi.UVERBS_METHOD_MR_DESTROY
+		return method == abi.UVERBS_METHOD_MR_DESTROY || method == abi.UVERBS_METHOD_REG_DMABUF_MR
 	case abi.UVERBS_OBJECT_ASYNC_EVENT:
 		return method == abi.UVERBS_METHOD_ASYNC_EVENT_ALLOC
 	}
@@ -54,7 +54,7 @@ func repeatableWrite(cmd []byte) bool {
 		switch uint32(binary.NativeEndian.Uint64(attrs[8:])) &^ abi.IB_USER_VERBS_CMD_FLAG_EXTENDED {
 		case abi.IB_USER_VERBS_CMD_QUERY_DEVICE, abi.IB_USER_VERBS_CMD_QUERY_PORT, abi.IB_USER_VERBS_CMD_QUERY_QP,
 			abi.IB_USER_VERBS_CMD_ALLOC_PD, abi.IB_USER_VERBS_CMD_REG_MR, abi.IB_USER_VERBS_CMD_CREATE_AH,
-			abi.IB_USER_VERBS_CMD_CREATE_COMP_CHANNEL:
+			abi.IB_USER_VERBS_CMD_CREATE_COMP_CHANNEL, abi.IB_USER_VERBS_CMD_QUERY_SRQ, abi.IB_USER_VERBS_CMD_ALLOC_MW:
 			return true
 		}
 		return false

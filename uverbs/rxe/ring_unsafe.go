@@ -66,9 +66,6 @@ func mapRing(file kernel.File, mi *abi.Mminfo, minBytes, minDepth uint32) (ring,
 	return r, nil
 }
 
-// slotBytes is the size of an entry.
-func (r *ring) slotBytes() uint32 { return 1 << r.shift }
-
 // slot returns entry i, which is at most mask.
 func (r *ring) slot(i uint32) unsafe.Pointer {
 	return unsafe.Add(r.data, uintptr(i&r.mask)<<r.shift)
