@@ -14,7 +14,8 @@ import (
 // limit of IPv6; the UDP checksum; BTH's FECN and BECN byte.
 //
 // IPv4's identification and flags are covered. A Flow takes them to be 0 and
-// DF, as Linux sends them from an unconnected socket with IP_PMTUDISC_DO.
+// DF, as Linux sends them from an unconnected socket with IP_PMTUDISC_DO, until
+// SetIdentification says otherwise.
 //
 // The CRC of the headers up to BTH depends on the length alone, so it is kept
 // for the last one: a run of full-size packets costs one pass over the packet.
@@ -60,6 +61,16 @@ func NewFlow(src, dst netip.AddrPort) Flow {
 	udp[6], udp[7] = 0xff, 0xff
 	f.n = 8 + f.ip + 8
 	return f
+}
+
+// SetIdentification says what the next packets have in the second word of their
+// IPv4 header: the identification, and the flags with the fragment offset. It
+// must not be called on a flow of IPv6 packets, which have neither.
+func (f *Flow) SetIdentification(id, flags uint16) {
+	ip := f.hdr[8:]
+	be.PutUint16(ip[4:], id)
+	be.PutUint16(ip[6:], flags)
+	f.length = 0
 }
 
 // sum returns the ICRC of the packet pkt, of which the last four bytes are

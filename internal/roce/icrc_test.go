@@ -11,8 +11,7 @@ import (
 // withIP returns the flow with an IPv4 identification and flags of its own,
 // for packets that others sent.
 func withIP(f Flow, id, flags uint16) Flow {
-	binary.BigEndian.PutUint16(f.hdr[8+4:], id)
-	binary.BigEndian.PutUint16(f.hdr[8+6:], flags)
+	f.SetIdentification(id, flags)
 	return f
 }
 
@@ -45,6 +44,11 @@ func TestICRCMatchesPacketsFromHardware(t *testing.T) {
 			if !f.Valid(b) {
 				t.Errorf("ICRC of %x is refused, computed %#08x", b, f.sum(b))
 			}
+			f.SetIdentification(tt.id+1, 0x4000)
+			if f.Valid(b) {
+				t.Error("another identification is accepted")
+			}
+			f.SetIdentification(tt.id, 0x4000)
 			sealed := append([]byte{}, b[:len(b)-4]...)
 			sealed = append(sealed, 0, 0, 0, 0)
 			f.Seal(sealed)
