@@ -126,6 +126,9 @@ func (op Opcode) IsLast() bool { return op.traits()&last != 0 }
 // HasImm reports whether an immediate follows.
 func (op Opcode) HasImm() bool { return op.traits()&hasImm != 0 }
 
+// HasIETH reports whether a key to invalidate follows.
+func (op Opcode) HasIETH() bool { return op.traits()&hasIETH != 0 }
+
 // IsSend reports whether it is a packet of an RC or UD SEND.
 func (op Opcode) IsSend() bool {
 	return op <= RCSendOnlyImm || op == RCSendLastInv || op == RCSendOnlyInv || op == UDSendOnly || op == UDSendOnlyImm

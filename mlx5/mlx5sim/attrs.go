@@ -30,8 +30,14 @@ func (d *Device) Attr(path string) (string, error) {
 	}
 	switch port {
 	case "state":
+		if d.isDown() {
+			return "1: DOWN", nil
+		}
 		return "4: ACTIVE", nil
 	case "phys_state":
+		if d.isDown() {
+			return "3: Disabled", nil
+		}
 		return "5: LinkUp", nil
 	case "link_layer":
 		return "Ethernet", nil

@@ -8,6 +8,8 @@ const (
 	cqeRespWrImm   = 1
 	cqeRespSend    = 2
 	cqeRespSendImm = 3
+	cqeRespSendInv = 4
+	cqeResize      = 5
 	cqeReqErr      = 13
 	cqeRespErr     = 14
 )
@@ -37,7 +39,15 @@ type cqe struct {
 	l3        uint8
 	solicited bool
 	syn       syndrome
+	inline    uint8 // bytes of scratch.inline that the entry carries; see cqeInline32
 }
+
+// A completion may carry the data itself, in its first 32 bytes or, where the
+// entry has 128, in the first 64 of those.
+const (
+	cqeInline32 = 1 << 2 // MLX5_INLINE_SCATTER_32
+	cqeInline64 = 1 << 3 // MLX5_INLINE_SCATTER_64
+)
 
 // put lays c out. It leaves the ownership bit 0.
 func (c *cqe) put(b *[cqeBytes]byte) {

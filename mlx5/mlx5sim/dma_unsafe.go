@@ -67,6 +67,24 @@ func bigNative(v uint32) uint32 {
 func atomicLoadBE32(p []byte) uint32     { return bigNative(atomic.LoadUint32(word(p))) }
 func atomicStoreBE32(p []byte, v uint32) { atomic.StoreUint32(word(p), bigNative(v)) }
 
+// hostOrder is the byte order in which atomics see memory.
+var hostOrder = binary.NativeEndian
+
+// atomicSwap64 is COMPARE & SWAP on the 8 bytes of p, which are aligned.
+func atomicSwap64(p []byte, compare, swap uint64) (old uint64) {
+	w := (*uint64)(unsafe.Pointer(unsafe.SliceData(p[:8])))
+	for {
+		if old = atomic.LoadUint64(w); old != compare || atomic.CompareAndSwapUint64(w, old, swap) {
+			return old
+		}
+	}
+}
+
+// atomicAdd64 is FETCH & ADD on the 8 bytes of p, which are aligned.
+func atomicAdd64(p []byte, add uint64) (old uint64) {
+	return atomic.AddUint64((*uint64)(unsafe.Pointer(unsafe.SliceData(p[:8]))), add) - add
+}
+
 // register reads the big-endian 64-bit value that was stored at offset of the
 // UAR page uar.
 func register(uar *byte, offset uint32) uint64 {

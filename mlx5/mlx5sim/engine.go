@@ -21,6 +21,8 @@ type qpEngine struct {
 	// that a QP which was reconnected on one side only is found out.
 	sqPSN, rqPSN uint32
 
+	notifyDrained bool // SQ_DRAINED is due when the SQ stands still in SQD
+
 	recv      recvWQE
 	recvTaken bool // recv was taken and is not completed
 	counted   bool // in recvCQ.eng.errQPs
@@ -35,6 +37,7 @@ func (q *qp) quiesceSQ() {
 	}
 	q.eng.waiting, q.eng.wireBusy = false, false
 	q.eng.tries, q.eng.rnrTries = 0, 0
+	q.eng.notifyDrained = false
 	q.wireReset()
 }
 
@@ -88,10 +91,25 @@ func (q *qp) engineStateChanged(old uint8) {
 			return
 		}
 		q.runSQ()
+	case stateSQD:
+		if old == stateRTS {
+			q.checkDrained()
+		}
 	case stateErr:
 		if old != stateErr {
 			q.flush()
 		}
+	}
+}
+
+// rerouted is MODIFY_QP's call after it may have changed the address vector or
+// the limits of a QP in SQD: the wire keeps what it derived from them.
+func (q *qp) rerouted() {
+	if q.req.ready {
+		q.req.path, q.req.routed = q.file.dev.pathTo(q.attr.dest.dgid)
+	}
+	if q.resp.ready {
+		q.resp.path, _ = q.file.dev.pathTo(q.attr.dest.dgid)
 	}
 }
 

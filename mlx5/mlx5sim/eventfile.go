@@ -200,6 +200,10 @@ const (
 	eventDeviceFatal = 8
 	eventPortActive  = 9
 	eventPortErr     = 10
+
+	eventSRQErr          = 14
+	eventSRQLimitReached = 15
+	eventLastWQEReached  = 16
 )
 
 func asyncRecord(element uint64, typ uint32) []byte {

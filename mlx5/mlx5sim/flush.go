@@ -34,6 +34,9 @@ func (q *qp) flush() {
 	q.quiesceSQ()
 	q.flushSQ()
 	q.flushRQ()
+	if q.srq != nil {
+		q.asyncEvent(eventLastWQEReached) // what is still on the SRQ is not this QP's
+	}
 }
 
 // flushSQ completes all that is on the SQ, in execution or not.
@@ -71,5 +74,5 @@ func (q *qp) flushRQ() {
 }
 
 func (q *qp) flushedRecv(index uint16) {
-	q.recvCQ.add(&cqe{opcode: cqeRespErr, uidx: q.uidx, qpn: q.qpn, counter: index, syn: synFlush})
+	q.recvCQ.add(&cqe{opcode: cqeRespErr, uidx: q.recvTag(), qpn: q.qpn, counter: index, syn: synFlush})
 }

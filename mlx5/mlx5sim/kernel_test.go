@@ -242,6 +242,8 @@ func destroyCmd(u *user, object uint16, h uint32) []byte {
 		return command(objCQ, 1, u.out(1, 8), obj(0, h))
 	case objQP:
 		return command(objQP, 1, u.out(1, 4), obj(0, h))
+	case objSRQ:
+		return command(objSRQ, 1, u.out(1, 4), obj(0, h))
 	case objMR:
 		return command(objMR, 1, obj(0, h))
 	case objUAR:

@@ -100,7 +100,11 @@ func (d *Device) sendBatch() {
 	if len(t.runs) == 0 {
 		return
 	}
-	if d.link == nil {
+	if d.down {
+		for i := range t.runs {
+			d.stats.Drops.PortDown += uint64(t.runs[i].packets())
+		}
+	} else if d.link == nil {
 		for i := range t.runs {
 			d.stats.Drops.LinkTx += uint64(t.runs[i].packets())
 		}

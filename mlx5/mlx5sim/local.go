@@ -11,7 +11,7 @@ const grhBytes = 40
 // it at the receiver.
 func (q *qp) executeUD(op *sendOp, to *Device) bool {
 	fab := q.file.dev.fab
-	src, s := q.resolve(fab.eng.src[:0], op.sges, op.wqe, op.length, 0)
+	src, s := q.pd.resolve(fab.eng.src[:0], op.sges, op.wqe, op.length, 0)
 	fab.eng.src = src
 	if s != synOK {
 		return q.refuse(op, s)
@@ -49,7 +49,7 @@ func (q *qp) deliverUD(op *sendOp, to *Device, src []span) {
 		r.failRecv(w, synLocalLen)
 		return
 	}
-	dst, s := r.resolve(fab.eng.dst[:0], w.sges, nil, op.length+grhBytes, accessLocalWrite)
+	dst, s := r.recvPD().resolve(fab.eng.dst[:0], w.sges, nil, op.length+grhBytes, accessLocalWrite)
 	fab.eng.dst = dst
 	if s != synOK {
 		r.failRecv(w, s)
@@ -110,26 +110,22 @@ func (q *qp) executeRC(op *sendOp, to *Device) bool {
 	if r == nil || q.eng.sqPSN != r.eng.rqPSN {
 		return q.lost(op)
 	}
-	fab := to.fab
-	var access uint32
-	if op.opcode == opRead {
-		access = accessLocalWrite
-	}
-	own, s := q.resolve(fab.eng.src[:0], op.sges, op.wqe, op.length, access)
-	fab.eng.src = own
+	own, s := q.ownSpans(op)
 	if s != synOK {
 		return q.refuse(op, s)
 	}
 	var st rcResult
 	switch op.opcode {
-	case opSend, opSendImm:
+	case opSend, opSendImm, opSendInv:
 		st = q.rcSend(op, r, own)
 	case opWrite, opWriteImm:
 		st = q.rcWrite(op, r, own)
 	case opRead:
 		st = q.rcRead(op, r, own)
+	default:
+		st = q.rcAtomic(op, r, own)
 	}
-	if q.attr.state != stateRTS {
+	if !q.sends() {
 		return false // what failed at the responder took q along: op is flushed
 	}
 	if st.rnr {
@@ -147,6 +143,29 @@ func (q *qp) executeRC(op *sendOp, to *Device) bool {
 	q.file.dev.stats.LocalMsgs++
 	q.completeSend(op, uint32(op.length))
 	return true
+}
+
+// ownSpans finds the memory that op's data come from or, where it fetches, go
+// to.
+func (q *qp) ownSpans(op *sendOp) (own []span, s syndrome) {
+	eng := &q.file.dev.fab.eng
+	var access uint32
+	if op.fetches() {
+		access = accessLocalWrite
+		if q.answersInCQE(op) {
+			op.inline = uint8(op.length)
+			eng.src = append(eng.src[:0], span{mem: eng.inline[:op.length], n: op.length})
+			return eng.src, synOK
+		}
+	}
+	eng.src, s = q.pd.resolve(eng.src[:0], op.sges, op.wqe, op.length, access)
+	return eng.src, s
+}
+
+// answersInCQE reports whether the data that op fetches go into its completion
+// instead of memory.
+func (q *qp) answersInCQE(op *sendOp) bool {
+	return q.answerInCQE && op.signaled && op.length > 0 && op.length <= q.sendCQ.inlineBytes()
 }
 
 // rcResult is how the responder answered.
@@ -237,8 +256,7 @@ func (q *qp) rcSend(op *sendOp, r *qp, src []span) rcResult {
 		r.failRecv(w, synLocalLen)
 		return failed(synRemInvReq)
 	}
-	dst, s := r.resolve(fab.eng.dst[:0], w.sges, nil, op.length, accessLocalWrite)
-	fab.eng.dst = dst
+	dst, inline, s := r.recvSpans(w, op.length)
 	if s == synOK && !fab.move(dst, src) {
 		s = synLocalProt
 	}
@@ -246,7 +264,13 @@ func (q *qp) rcSend(op *sendOp, r *qp, src []span) rcResult {
 		r.failRecv(w, s)
 		return failed(synRemOp)
 	}
-	r.completeRecv(w, q.rcInfo(op))
+	if op.opcode == opSendInv && !r.file.dev.invalidate(r, op.imm) {
+		r.failRecv(w, synLocalAccess)
+		return failed(synRemAccess)
+	}
+	info := q.rcInfo(op)
+	info.inline = inline
+	r.completeRecv(w, info)
 	return rcResult{}
 }
 
@@ -256,7 +280,7 @@ func (q *qp) rcInfo(op *sendOp) recvInfo {
 		l3 = l3GRH
 	}
 	return recvInfo{
-		byteLen: uint32(op.length), imm: op.imm, hasImm: op.hasImm(), write: op.opcode == opWriteImm,
+		byteLen: uint32(op.length), imm: op.imm, hasImm: op.hasImm(), inv: op.opcode == opSendInv, write: op.opcode == opWriteImm,
 		solicited: op.solicited, srcQPN: q.qpn, l3: l3,
 	}
 }

@@ -22,7 +22,9 @@ type scratch struct {
 	head   [1]span // the one span of a GRH or of remote memory
 	grh    [grhBytes]byte
 	bounce []byte
-	rwqe   []byte // a receive WQE that cannot be viewed
+	rwqe   []byte   // a receive WQE that cannot be viewed
+	inline [64]byte // data that go into a CQE
+	word   [atomicBytes]byte
 }
 
 // find returns the MR of key if n bytes at addr of it may be accessed from a
@@ -48,7 +50,8 @@ func (m *mr) spanOf(addr, n uint64) span {
 
 // remoteAccess checks a remote access to n bytes at addr by way of rkey,
 // coming in on q. access is the right that the operation needs
-// (accessRemoteRead or accessRemoteWrite), of the QP and of the MR. The
+// (accessRemoteRead, accessRemoteWrite or accessRemoteAtomic), of the QP and of
+// the MR or memory window. The
 // syndrome is what the requester's completion shows: a QP that does not do
 // such operations at all is an invalid request, a bad key or range an access
 // error. n = 0 is always allowed and returns no MR.
@@ -60,6 +63,9 @@ func (d *Device) remoteAccess(q *qp, rkey uint32, addr, n uint64, access uint32)
 		return nil, synOK
 	}
 	m := d.find(q.pd, rkey, addr, n, access)
+	if m == nil {
+		m = d.window(q, rkey, addr, n, access)
+	}
 	if m == nil {
 		return nil, synRemAccess
 	}
@@ -76,9 +82,9 @@ func (m *mr) write(addr uint64, p []byte) error {
 	return m.pd.file.dma.Write(m.start+(addr-m.iova), p)
 }
 
-// resolve appends the spans of sges' first n bytes to out. wqe is where inline
+// resolve appends the spans of sges' first n bytes to out, if p may use them. wqe is where inline
 // segments point. access is what every MR must allow.
-func (q *qp) resolve(out []span, sges []dataSeg, wqe []byte, n uint64, access uint32) ([]span, syndrome) {
+func (p *pd) resolve(out []span, sges []dataSeg, wqe []byte, n uint64, access uint32) ([]span, syndrome) {
 	for i := range sges {
 		s := &sges[i]
 		k := min(uint64(s.n), n)
@@ -90,7 +96,7 @@ func (q *qp) resolve(out []span, sges []dataSeg, wqe []byte, n uint64, access ui
 			out = append(out, span{mem: wqe[s.addr : s.addr+k], n: k})
 			continue
 		}
-		m := q.file.dev.find(q.pd, s.lkey, s.addr, k, access)
+		m := p.file.dev.find(p, s.lkey, s.addr, k, access)
 		if m == nil {
 			return out, synLocalProt
 		}
@@ -102,7 +108,7 @@ func (q *qp) resolve(out []span, sges []dataSeg, wqe []byte, n uint64, access ui
 // window copies between p and the len(p) bytes at offset off of sges: to sges
 // if store is set. It serves packets: every piece is looked up again, because
 // the MR may be gone since the last packet.
-func (q *qp) window(sges []dataSeg, wqe []byte, off uint64, p []byte, store bool) syndrome {
+func (dom *pd) window(sges []dataSeg, wqe []byte, off uint64, p []byte, store bool) syndrome {
 	var access uint32
 	if store {
 		access = accessLocalWrite
@@ -123,7 +129,7 @@ func (q *qp) window(sges []dataSeg, wqe []byte, off uint64, p []byte, store bool
 			}
 			copy(p[:k], wqe[s.addr+off:])
 		} else {
-			m := q.file.dev.find(q.pd, s.lkey, s.addr+off, k, access)
+			m := dom.file.dev.find(dom, s.lkey, s.addr+off, k, access)
 			if m == nil || s.addr+off < s.addr { // the list may wrap past 2^64
 				return synLocalProt
 			}
@@ -147,12 +153,13 @@ func (q *qp) window(sges []dataSeg, wqe []byte, off uint64, p []byte, store bool
 
 // gather copies the op's data from offset off on into dst, which it fills.
 func (q *qp) gather(op *sendOp, off uint64, dst []byte) syndrome {
-	return q.window(op.sges, op.wqe, off, dst, false)
+	return q.pd.window(op.sges, op.wqe, off, dst, false)
 }
 
-// scatterLocal copies src to offset off of the op's data: READ responses.
+// scatterLocal copies src to offset off of the op's data: answers to READs and
+// atomics.
 func (q *qp) scatterLocal(op *sendOp, off uint64, src []byte) syndrome {
-	return q.window(op.sges, op.wqe, off, src, true)
+	return q.pd.window(op.sges, op.wqe, off, src, true)
 }
 
 // move copies src to dst until either ends, and reports whether every access

@@ -6,8 +6,10 @@ import "syscall"
 const (
 	objDevice = 0
 	objPD     = 1
+	objMW     = 2
 	objCQ     = 3
 	objQP     = 4
+	objSRQ    = 5
 	objAH     = 6
 	objMR     = 7
 	objAsync  = 16
@@ -71,6 +73,31 @@ const (
 	attrQPRespCap = 13
 	attrQPRespQPN = 14
 
+	attrSRQHandle     = 0
+	attrSRQPD         = 1
+	attrSRQXRCD       = 2
+	attrSRQCQ         = 3
+	attrSRQUser       = 4
+	attrSRQMaxWR      = 5
+	attrSRQMaxSGE     = 6
+	attrSRQLimit      = 7
+	attrSRQNumTags    = 8
+	attrSRQType       = 9
+	attrSRQEventFD    = 10
+	attrSRQRespMaxWR  = 11
+	attrSRQRespMaxSGE = 12
+	attrSRQRespNum    = 13
+
+	attrDMABufHandle = 0
+	attrDMABufPD     = 1
+	attrDMABufOffset = 2
+	attrDMABufLength = 3
+	attrDMABufIOVA   = 4
+	attrDMABufFD     = 5
+	attrDMABufAccess = 6
+	attrDMABufLKey   = 7
+	attrDMABufRKey   = 8
+
 	attrUARHandle = 0x1000
 	attrUARType   = 0x1001
 	attrUAROffset = 0x1002
@@ -132,6 +159,7 @@ func init() { // not a composite literal: its functions refer to methods
 		{objPD, 0}: destroyer(0, found[*pd]),
 		{objAH, 0}: destroyer(0, found[*ah]),
 		{objMR, 1}: destroyer(0, found[*mr]),
+		{objMW, 0}: destroyer(0, found[*mw]),
 		{objMR, 3}: {attrs: []attrSpec{ // QUERY_MR
 			{id: 0, kind: attrObject, find: found[*mr]},
 			{id: attrQueryMRLKey, kind: attrOut, min: 4, max: 4},
@@ -139,6 +167,18 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrQueryMRLength, kind: attrOut, min: 8, max: 8, optional: true},
 			{id: attrQueryMRIOVA, kind: attrOut, min: 8, max: 8, optional: true},
 		}, run: (*call).queryMR},
+
+		{objMR, 4}: {attrs: []attrSpec{ // REG_DMABUF_MR
+			{id: attrDMABufHandle, kind: attrNew},
+			{id: attrDMABufPD, kind: attrObject, find: found[*pd]},
+			{id: attrDMABufOffset, kind: attrIn, min: 8, max: 8},
+			{id: attrDMABufLength, kind: attrIn, min: 8, max: 8},
+			{id: attrDMABufIOVA, kind: attrIn, min: 8, max: 8},
+			{id: attrDMABufFD, kind: attrRawFD},
+			{id: attrDMABufAccess, kind: attrIn, min: 4, max: 8},
+			{id: attrDMABufLKey, kind: attrOut, min: 4, max: 4},
+			{id: attrDMABufRKey, kind: attrOut, min: 4, max: 4},
+		}, run: func(*call) error { return syscall.EOPNOTSUPP }},
 
 		{objCQ, 0}: {attrs: []attrSpec{
 			{id: attrCQHandle, kind: attrNew},
@@ -159,7 +199,7 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrQPHandle, kind: attrNew},
 			{id: attrQPXRCD, kind: attrObject, find: absent, optional: true},
 			{id: attrQPPD, kind: attrObject, find: found[*pd], optional: true},
-			{id: attrQPSRQ, kind: attrObject, find: absent, optional: true},
+			{id: attrQPSRQ, kind: attrObject, find: found[*srq], optional: true},
 			{id: attrQPSendCQ, kind: attrObject, find: found[*cq], optional: true},
 			{id: attrQPRecvCQ, kind: attrObject, find: found[*cq], optional: true},
 			{id: attrQPIndTbl, kind: attrObject, find: absent, optional: true},
@@ -176,6 +216,27 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: 0, kind: attrObject, find: found[*qp]},
 			{id: attrDestroyResp, kind: attrOut, min: 4},
 		}, destroy: true, run: (*call).destroyedQP},
+
+		{objSRQ, 0}: {attrs: []attrSpec{
+			{id: attrSRQHandle, kind: attrNew},
+			{id: attrSRQPD, kind: attrObject, find: found[*pd]},
+			{id: attrSRQXRCD, kind: attrObject, find: absent, optional: true},
+			{id: attrSRQCQ, kind: attrObject, find: found[*cq], optional: true},
+			{id: attrSRQUser, kind: attrIn, min: 8, max: 8},
+			{id: attrSRQMaxWR, kind: attrIn, min: 4, max: 4},
+			{id: attrSRQMaxSGE, kind: attrIn, min: 4, max: 4},
+			{id: attrSRQLimit, kind: attrIn, min: 4, max: 4},
+			{id: attrSRQNumTags, kind: attrIn, min: 4, max: 4, optional: true},
+			{id: attrSRQType, kind: attrIn, min: 8, max: 8},
+			{id: attrSRQEventFD, kind: attrFD, async: true, optional: true},
+			{id: attrSRQRespMaxWR, kind: attrOut, min: 4, max: 4},
+			{id: attrSRQRespMaxSGE, kind: attrOut, min: 4, max: 4},
+			{id: attrSRQRespNum, kind: attrOut, min: 4, max: 4, optional: true},
+		}, udata: true, run: (*call).createSRQ},
+		{objSRQ, 1}: {attrs: []attrSpec{
+			{id: 0, kind: attrObject, find: found[*srq]},
+			{id: attrDestroyResp, kind: attrOut, min: 4},
+		}, destroy: true, run: (*call).destroyedSRQ},
 
 		{objDEVX, 0x1000}: {attrs: []attrSpec{ // DEVX_OTHER
 			{id: attrDEVXIn, kind: attrIn, min: 16},
@@ -215,10 +276,18 @@ func init() {
 		5:               {in: 56, out: 4, run: (*call).createAH},
 		8:               {in: 4, run: destroyWrite[*ah]},
 		9:               {in: 40, out: 12, run: (*call).regMR},
+		11:              {in: 48, out: 8, run: (*call).reregMR},
 		13:              {in: 4, run: destroyWrite[*mr]},
+		14:              {in: 16, out: 8, run: (*call).allocMW},
+		16:              {in: 4, run: destroyWrite[*mw]},
 		17:              {in: 8, out: 4, run: (*call).createCompChannel},
+		19:              {in: 16, out: 8, run: (*call).resizeCQ},
 		25:              {in: 16, out: 128, run: (*call).queryQP},
 		26:              {in: 112, run: (*call).modifyQP},
+		32:              {in: 32, out: 16, run: (*call).createSRQWrite},
+		33:              {in: 16, run: (*call).modifySRQ},
+		34:              {in: 16, out: 16, run: (*call).querySRQ},
+		35:              {in: 16, out: 4, run: (*call).destroySRQWrite},
 	}
 }
 

@@ -41,17 +41,8 @@ func (c *call) regMR() error {
 	if m.pd, err = lookup[*pd](c.f, uint64(le.Uint32(in[32:]))); err != nil {
 		return err
 	}
-	if err := checkAccess(m.access); err != nil {
+	if err := c.f.checkMR(m); err != nil {
 		return err
-	}
-	if err := checkRange(m.start, m.length); err != nil {
-		return err
-	}
-	if err := checkRange(m.iova, m.length); err != nil {
-		return err
-	}
-	if !c.f.dma.Mapped(m.start, m.length) {
-		return syscall.EFAULT
 	}
 	d := c.f.dev
 	if m.key, err = d.newMKey(); err != nil {
@@ -67,6 +58,20 @@ func (c *call) regMR() error {
 	le.PutUint32(out[4:], m.key)
 	le.PutUint32(out[8:], m.key)
 	return c.respond(out[:], nil)
+}
+
+// checkMR checks what an MR is to be: its rights, its place and its memory.
+func (f *file) checkMR(m *mr) error {
+	if m.start%pageSize != m.iova%pageSize {
+		return syscall.EINVAL
+	}
+	if err := firstError(checkAccess(m.access), checkRange(m.start, m.length), checkRange(m.iova, m.length)); err != nil {
+		return err
+	}
+	if !f.dma.Mapped(m.start, m.length) {
+		return syscall.EFAULT
+	}
+	return nil
 }
 
 func checkAccess(access uint32) error {
@@ -97,11 +102,64 @@ func (d *Device) newMKey() (uint32, error) {
 	for range 1 << 24 {
 		d.nextMKey++
 		key := d.nextMKey<<8 | (d.nextMKey*0x9d)&0xff
-		if key>>8 > 0x300 && d.mrs[key] == nil { // small indices are the device's own
+		if key>>8 > 0x300 && d.mrs[key] == nil && d.mws[key>>8] == nil { // small indices are the device's own
 			return key, nil
 		}
 	}
 	return 0, syscall.ENOMEM
+}
+
+// What REREG_MR changes, enum ib_mr_rereg_flags.
+const (
+	reregTrans  = 1 << 0
+	reregPD     = 1 << 1
+	reregAccess = 1 << 2
+	reregKnown  = reregTrans | reregPD | reregAccess
+)
+
+// reregMR answers REREG_MR: struct ib_uverbs_rereg_mr. The MR keeps its keys.
+// One that cannot be changed stays as it was.
+func (c *call) reregMR() error {
+	var in [48]byte
+	if err := c.coreIn(in[:]); err != nil {
+		return err
+	}
+	flags := le.Uint32(in[12:])
+	if flags == 0 {
+		return syscall.EINVAL
+	}
+	if flags&^uint32(reregKnown) != 0 {
+		return syscall.EOPNOTSUPP
+	}
+	m, err := lookup[*mr](c.f, uint64(le.Uint32(in[8:])))
+	if err != nil {
+		return err
+	}
+	n := *m
+	if flags&reregTrans != 0 {
+		n.start, n.length, n.iova = le.Uint64(in[16:]), le.Uint64(in[24:]), le.Uint64(in[32:])
+	}
+	if flags&reregAccess != 0 {
+		n.access = le.Uint32(in[44:])
+	}
+	if err := c.f.checkMR(&n); err != nil {
+		return err
+	}
+	if flags&reregPD != 0 {
+		if n.pd, err = lookup[*pd](c.f, uint64(le.Uint32(in[40:]))); err != nil {
+			return err
+		}
+	}
+	var out [8]byte // struct ib_uverbs_rereg_mr_resp
+	le.PutUint32(out[0:], m.key)
+	le.PutUint32(out[4:], m.key)
+	if err := c.respond(out[:], nil); err != nil {
+		return err
+	}
+	m.pd.refs--
+	n.pd.refs++
+	*m = n
+	return nil
 }
 
 // queryMR answers UVERBS_METHOD_QUERY_MR.

@@ -42,17 +42,7 @@ func (c *cq) add(e *cqe) {
 			return
 		}
 	}
-	b := &c.eng.entry
-	e.put(b)
-	if c.pi&c.size != 0 {
-		b[cqeBytes-1] |= 1
-	}
-	at := c.buf + uint64(c.pi&(c.size-1))*uint64(c.cqeSize) + uint64(c.cqeSize-cqeBytes)
-	// The last word hands the entry over: it is stored after the rest.
-	if v := c.file.dma.View(at, cqeBytes); v != nil {
-		copy(v[:cqeBytes-4], b[:])
-		atomicStoreBE32(v[cqeBytes-4:], be.Uint32(b[cqeBytes-4:]))
-	} else if c.file.dma.Write(at, b[:cqeBytes-4]) != nil || !store32(c.file.dma, at+cqeBytes-4, be.Uint32(b[cqeBytes-4:])) {
+	if !c.write(e) {
 		c.overran()
 		return
 	}
@@ -63,6 +53,48 @@ func (c *cq) add(e *cqe) {
 	if c.armed && (!c.armedSol || c.eng.solPI == c.pi) {
 		c.fire()
 	}
+}
+
+// write puts e into the entry at pi, and reports whether that could be
+// written.
+func (c *cq) write(e *cqe) bool {
+	b := &c.eng.entry
+	e.put(b)
+	if e.inline > 0 {
+		c.putInline(c.file.dev.fab.eng.inline[:e.inline])
+	}
+	if c.pi&c.size != 0 {
+		b[cqeBytes-1] |= 1
+	}
+	at := c.buf + uint64(c.pi&(c.size-1))*uint64(c.cqeSize) + uint64(c.cqeSize-cqeBytes)
+	// The last word hands the entry over: it is stored after the rest.
+	if v := c.file.dma.View(at, cqeBytes); v != nil {
+		copy(v[:cqeBytes-4], b[:])
+		atomicStoreBE32(v[cqeBytes-4:], be.Uint32(b[cqeBytes-4:]))
+		return true
+	}
+	return c.file.dma.Write(at, b[:cqeBytes-4]) == nil && store32(c.file.dma, at+cqeBytes-4, be.Uint32(b[cqeBytes-4:]))
+}
+
+// inlineBytes is how much data an entry can carry.
+func (c *cq) inlineBytes() uint64 {
+	if c.cqeSize == 128 {
+		return 64
+	}
+	return 32
+}
+
+// putInline puts data into the entry that is being made: of 64 bytes into the
+// entry proper, of 128 in front of it.
+func (c *cq) putInline(data []byte) {
+	b := &c.eng.entry
+	if c.cqeSize == cqeBytes {
+		b[cqeBytes-1] |= cqeInline32
+		clear(b[copy(b[:32], data):32])
+		return
+	}
+	b[cqeBytes-1] |= cqeInline64
+	c.file.dma.Write(c.buf+uint64(c.pi&(c.size-1))*uint64(c.cqeSize), data) // if it fails, so will the entry proper
 }
 
 // fire raises the one event that an arming is good for.

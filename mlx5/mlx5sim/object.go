@@ -72,7 +72,7 @@ func rankOf(o object) int {
 	switch o.(type) {
 	case *pd, *uar:
 		return 2
-	case *cq:
+	case *cq, *srq:
 		return 1
 	}
 	return 0

@@ -33,7 +33,7 @@ func TestDestroyIsRefusedWhileInUse(t *testing.T) {
 	for object, h := range map[uint16]uint32{objPD: pdh, objCQ: cqh, objQP: qph, objMR: mrh, objAH: ahh, objUAR: uarh} {
 		u.want(syscall.ENOENT, destroyCmd(u, object, h)) // twice
 	}
-	if s := u.snapshot(); s != ([7]int{}) {
+	if s := u.snapshot(); s != ([9]int{}) {
 		t.Errorf("left %v", s)
 	}
 }
@@ -248,7 +248,8 @@ func TestCreateQPChecksWhatTheDriverChecks(t *testing.T) {
 		{"longer driver half, not zero", caps, append(good(), 1), nil, syscall.EINVAL},
 		{"unknown create flag", caps, good(), []tattr{in32(attrQPFlags, 2)}, syscall.EINVAL},
 		{"source QPN", caps, good(), []tattr{in32(attrQPSource, 5)}, syscall.EINVAL},
-		{"on an SRQ", caps, good(), []tattr{obj(attrQPSRQ, pdh)}, syscall.ENOENT},
+		{"on an SRQ that is none", caps, good(), []tattr{obj(attrQPSRQ, 99)}, syscall.ENOENT},
+		{"on an SRQ that is a PD", caps, good(), []tattr{obj(attrQPSRQ, pdh)}, syscall.EINVAL},
 		{"event file that is none", caps, good(), []tattr{obj(attrQPEventFD, 3)}, syscall.EBADF},
 	} {
 		if err := u.f.Ioctl(u.createQPCmd(qpRC, pdh, cqh, tt.caps, tt.uhw, tt.more...)); err != tt.errno {

@@ -16,8 +16,9 @@ const (
 const (
 	qpCreateSigAll = 1 << 12 // IB_UVERBS_QP_CREATE_SQ_SIG_ALL
 
-	// Flags of struct mlx5_ib_create_qp that are understood. Receive data is
-	// never put into the CQE, which the two scatter flags merely allow.
+	// Flags of struct mlx5_ib_create_qp that are understood. Scatter-to-CQE is
+	// for RC alone, and for what the requester fetches only where every send has
+	// a completion, or the second flag says that it need not.
 	qpFlagScatterCQE      = 1 << 1
 	qpFlagAllowScatterCQE = 1 << 8
 	qpFlagUARPageIndex    = 1 << 10
@@ -38,6 +39,9 @@ func (q *qp) destroy() {
 	q.pd.refs--
 	q.sendCQ.refs--
 	q.recvCQ.refs--
+	if q.srq != nil {
+		q.srq.refs--
+	}
 	if q.uar != nil {
 		q.uar.refs--
 	}
@@ -68,6 +72,7 @@ func (c *call) createQP() error {
 	if ok != [3]bool{true, true, true} {
 		return syscall.ENOENT
 	}
+	q.srq, _ = c.objects[2].(*srq)
 	flags := c.word(attrQPFlags)
 	if flags&^uint64(qpCreateSigAll) != 0 || c.arg(attrQPSource) != nil {
 		return syscall.EINVAL
@@ -109,6 +114,9 @@ func (c *call) createQP() error {
 	q.pd.refs++
 	q.sendCQ.refs++
 	q.recvCQ.refs++
+	if q.srq != nil {
+		q.srq.refs++
+	}
 	q.uar.refs++
 	if err := c.create(q, &q.handle); err != nil {
 		return err
@@ -145,6 +153,9 @@ func (q *qp) decodeUHW(in []byte, n int) error {
 	if sqCount > maxWQEBBs || sqCount&(sqCount-1) != 0 {
 		return syscall.EINVAL
 	}
+	if q.srq != nil {
+		q.cap.recvWR, rqCount, rqShift = 0, 0, 0 // it has no RQ, whatever was asked for
+	}
 	if q.cap.recvWR == 0 {
 		if rqCount != 0 || rqShift != 0 {
 			return syscall.EINVAL
@@ -158,12 +169,14 @@ func (q *qp) decodeUHW(in []byte, n int) error {
 		if n >= createQPUIDX && uidx != noUIDX {
 			return syscall.EINVAL
 		}
-		q.uidx = noUIDX
+		q.uidx = 0 // in its place completions have an SRQ's number
 	case n < createQPUIDX || uidx > 0xffffff:
 		return syscall.EINVAL
 	default:
 		q.uidx = uidx
 	}
+	q.recvInCQE = q.typ == qpRC && flags&qpFlagScatterCQE != 0
+	q.answerInCQE = q.recvInCQE && (q.sigAll || flags&qpFlagAllowScatterCQE != 0)
 	if flags&qpFlagUARPageIndex != 0 {
 		if q.uar = f.uarByIndex(bfreg); q.uar == nil {
 			return syscall.EINVAL
@@ -198,6 +211,7 @@ func (c *call) queryQP() error {
 		return err
 	}
 	a := &q.attr
+	draining := b2u8(a.state == stateSQD && q.draining())
 	w := make(writer, 0, 128)
 	w.u8(a.dest.dgid[:]...)
 	w.u32(a.dest.flowLabel)
@@ -207,7 +221,7 @@ func (c *call) queryQP() error {
 	w.u32(q.cap.sendWR, q.cap.recvWR, q.cap.sendSGE, q.cap.recvSGE, q.cap.inline)
 	w.u32(a.qkey, a.rqPSN, a.sqPSN, a.destQPN, a.access)
 	w.u16(a.pkeyIndex, 0)
-	w.u8(a.state, a.state, a.pathMTU, 0, 0, a.maxRdAtomic, a.maxDestRd, a.minRNRTimer)
+	w.u8(a.state, a.state, a.pathMTU, 0, draining, a.maxRdAtomic, a.maxDestRd, a.minRNRTimer)
 	w.u8(a.port, a.timeout, a.retryCnt, a.rnrRetry, 0, 0, b2u8(q.sigAll), 0, 0, 0, 0, 0)
 	return c.respond(w, nil)
 }

@@ -146,8 +146,14 @@ func (c *call) modifyQP() error {
 		a = qpAttr{}
 	}
 	q.attr = a
-	if from != to {
+	if from == stateRTS || to != stateSQD {
+		q.eng.notifyDrained = to == stateSQD && mask&maskSQDNotify != 0 && in[100] != 0
+	}
+	switch {
+	case from != to:
 		q.engineStateChanged(from)
+	case to == stateSQD:
+		q.rerouted()
 	}
 	return nil
 }

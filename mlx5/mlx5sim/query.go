@@ -124,11 +124,12 @@ func (c *call) queryDeviceEx() error {
 // portResp is struct ib_uverbs_query_port_resp, 40 bytes.
 func (d *Device) portResp() []byte {
 	mtu := uint8(d.opt.mtu)
+	state, phys := d.portState()
 	w := make(writer, 0, 48)
 	w.u32(portCaps, maxMsgBytes, 0, 0, gidTableLen)
 	w.u16(1, 0, 0) // pkey_tbl_len, lid, sm_lid
-	w.u8(portActive, mtu, mtu, 0, 0, 0, 0, 0)
-	w.u8(width4X, speedHDR, physLinkUp, linkEthernet, 1, 0)
+	w.u8(state, mtu, mtu, 0, 0, 0, 0, 0)
+	w.u8(width4X, speedHDR, phys, linkEthernet, 1, 0)
 	return w
 }
 

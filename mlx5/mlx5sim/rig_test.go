@@ -57,7 +57,7 @@ func (r *rig) device(addr string) *Device {
 	d := &Device{
 		fab: r.fab, opt: options{mtu: uverbs.MTU4096}, name: addr, addr: a, mac: macOf(a),
 		gids:  []gidSlot{{gid: a.As16(), typ: gidRoCEv2}},
-		files: map[*file]struct{}{}, qps: map[uint32]*qp{}, cqs: map[uint32]*cq{}, mrs: map[uint32]*mr{},
+		files: map[*file]struct{}{}, qps: map[uint32]*qp{}, cqs: map[uint32]*cq{}, mrs: map[uint32]*mr{}, mws: map[uint32]*mw{}, srqs: map[uint32]*srq{},
 	}
 	if !r.fab.join(d) {
 		r.t.Fatalf("address %s is taken", addr)
@@ -77,7 +77,7 @@ type node struct {
 }
 
 func (r *rig) node(d *Device) *node {
-	f := &file{dev: d, dma: r.arena, handles: map[uint32]object{}, events: map[int32]*eventFile{}, ready: true}
+	f := &file{dev: d, dma: r.arena, handles: map[uint32]object{}, events: map[int32]*eventFile{}, ready: true, cqeVersion: 1}
 	f.async = f.newEventFile(true)
 	d.files[f] = struct{}{}
 	page := make([]byte, uarPageBytes)

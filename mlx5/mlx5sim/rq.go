@@ -20,6 +20,9 @@ const (
 // takeRecv takes the oldest posted receive. It is completed by completeRecv,
 // failRecv or a flush.
 func (q *qp) takeRecv() (*recvWQE, recvStatus) {
+	if q.srq != nil {
+		return q.takeShared()
+	}
 	w := &q.eng.recv
 	if q.rq.ci == q.rq.pi {
 		if !q.syncRQ() {
@@ -32,21 +35,65 @@ func (q *qp) takeRecv() (*recvWQE, recvStatus) {
 	}
 	w.index = uint16(q.rq.ci)
 	w.sges, w.length = w.sges[:0], 0
-	at := q.rq.buf + uint64(q.rq.ci&(q.rq.size-1))*uint64(q.rq.stride)
+	b := q.viewRecv(&q.rq, q.rq.ci&(q.rq.size-1))
 	q.rq.ci++
 	q.eng.recvTaken = true
-	b := q.file.dma.View(at, int(q.rq.stride))
 	if b == nil {
-		buf := &q.file.dev.fab.eng.rwqe
-		*buf = grow(*buf, int(q.rq.stride))
-		if q.file.dma.Read(at, *buf) != nil {
-			q.failRecv(w, synLocalQPOp)
-			return nil, recvDead
-		}
-		b = *buf
+		q.failRecv(w, synLocalQPOp)
+		return nil, recvDead
 	}
 	w.decode(b)
 	return w, recvOK
+}
+
+// viewRecv returns entry slot of a queue of receives, nil if it cannot be
+// read. It is valid until the next call.
+func (q *qp) viewRecv(rq *wq, slot uint32) []byte {
+	at := rq.buf + uint64(slot)*uint64(rq.stride)
+	if b := q.file.dma.View(at, int(rq.stride)); b != nil {
+		return b
+	}
+	buf := &q.file.dev.fab.eng.rwqe
+	*buf = grow(*buf, int(rq.stride))
+	if q.file.dma.Read(at, *buf) != nil {
+		return nil
+	}
+	return *buf
+}
+
+// recvPD is the PD that the segments of q's receives belong to.
+func (q *qp) recvPD() *pd {
+	if q.srq != nil {
+		return q.srq.pd
+	}
+	return q.pd
+}
+
+// recvTag is what receive completions carry in srqn_uidx: the QP's user index
+// or, in CQE version 0, the SRQ's number.
+func (q *qp) recvTag() uint32 {
+	if q.srq != nil && q.file.cqeVersion == 0 {
+		return q.srq.srqn
+	}
+	return q.uidx
+}
+
+// intoCQE reports whether n bytes of received data go into the completion
+// instead of the buffers.
+func (q *qp) intoCQE(n uint64) bool {
+	return q.recvInCQE && n > 0 && n <= q.recvCQ.inlineBytes()
+}
+
+// recvSpans finds where the first n bytes of w's data go. For data that goes
+// into the CQE that is scratch memory, and inline is their number.
+func (q *qp) recvSpans(w *recvWQE, n uint64) (dst []span, inline uint8, s syndrome) {
+	eng := &q.file.dev.fab.eng
+	if q.intoCQE(n) {
+		eng.dst = append(eng.dst[:0], span{mem: eng.inline[:n], n: n})
+		return eng.dst, uint8(n), synOK
+	}
+	eng.dst, s = q.recvPD().resolve(eng.dst[:0], w.sges, nil, n, accessLocalWrite)
+	return eng.dst, 0, s
 }
 
 // decode reads the scatter list: data segments up to the terminator (byte
@@ -69,7 +116,7 @@ func (w *recvWQE) decode(b []byte) {
 
 // scatterRecv copies src to offset off of w's buffers.
 func (q *qp) scatterRecv(w *recvWQE, off uint64, src []byte) syndrome {
-	return q.window(w.sges, nil, off, src, true)
+	return q.recvPD().window(w.sges, nil, off, src, true)
 }
 
 // recvInfo is what a receive completion tells about the message.
@@ -77,7 +124,9 @@ type recvInfo struct {
 	byteLen   uint32 // UD: with the 40 bytes of the GRH
 	imm       uint32
 	hasImm    bool
-	write     bool // RDMA WRITE with immediate
+	inv       bool  // SEND with invalidate: imm is the key
+	inline    uint8 // bytes of the data that the CQE carries
+	write     bool  // RDMA WRITE with immediate
 	solicited bool
 	srcQPN    uint32
 	grh       bool  // the buffers start with a GRH: UD
@@ -96,10 +145,13 @@ func (q *qp) completeRecv(w *recvWQE, info recvInfo) {
 		op = cqeRespWrImm
 	case info.hasImm:
 		op = cqeRespSendImm
+	case info.inv:
+		op = cqeRespSendInv
 	}
 	q.recvCQ.add(&cqe{
-		opcode: op, uidx: q.uidx, qpn: q.qpn, counter: w.index, byteCount: info.byteLen, imm: info.imm,
+		opcode: op, uidx: q.recvTag(), qpn: q.qpn, counter: w.index, byteCount: info.byteLen, imm: info.imm,
 		srcQPN: info.srcQPN, grh: info.grh, l3: info.l3, solicited: info.solicited,
+		inline: info.inline,
 	})
 }
 
@@ -109,6 +161,6 @@ func (q *qp) failRecv(w *recvWQE, s syndrome) {
 		return
 	}
 	q.eng.recvTaken = false
-	q.recvCQ.add(&cqe{opcode: cqeRespErr, uidx: q.uidx, qpn: q.qpn, counter: w.index, syn: s})
+	q.recvCQ.add(&cqe{opcode: cqeRespErr, uidx: q.recvTag(), qpn: q.qpn, counter: w.index, syn: s})
 	q.toError()
 }

@@ -7,7 +7,7 @@ import "time"
 func (q *qp) runSQ() {
 	op := &q.file.dev.fab.eng.op
 	defer q.file.dev.flushWire()
-	for q.attr.state == stateRTS && q.sq.next != q.sq.pi && !q.eng.waiting && !q.eng.wireBusy {
+	for (q.attr.state == stateRTS || q.begun()) && q.sq.next != q.sq.pi && !q.eng.waiting && !q.eng.wireBusy {
 		if s := q.fetch(op); s != synOK {
 			q.refuse(op, s)
 			return
@@ -15,6 +15,29 @@ func (q *qp) runSQ() {
 		if !q.execute(op) {
 			return
 		}
+	}
+}
+
+// sends reports whether the QP's state lets the SQ execute, if only what it has
+// begun.
+func (q *qp) sends() bool { return q.attr.state == stateRTS || q.attr.state == stateSQD }
+
+// begun reports whether the QP is in SQD and has yet to finish the WQE at
+// sq.next: it was tried, and is to be tried again.
+func (q *qp) begun() bool {
+	return q.attr.state == stateSQD && q.eng.tries|q.eng.rnrTries != 0
+}
+
+// draining reports whether sends are still to finish before the SQ stands
+// still.
+func (q *qp) draining() bool { return q.sq.ci != q.sq.next || q.begun() }
+
+// checkDrained raises the event that entering SQD asked for, once the SQ
+// stands still.
+func (q *qp) checkDrained() {
+	if q.eng.notifyDrained && !q.draining() {
+		q.eng.notifyDrained = false
+		q.asyncEvent(eventSQDrained)
 	}
 }
 
@@ -70,13 +93,8 @@ func grow(b []byte, n int) []byte {
 
 // execute starts one send and reports whether the next may follow.
 func (q *qp) execute(op *sendOp) bool {
-	if op.opcode == opNOP {
-		if q.wireFirst() {
-			return false
-		}
-		q.sq.next = op.end()
-		q.completeSend(op, 0)
-		return true
+	if op.opcode == opNOP || op.opcode == opUMR {
+		return q.executeHere(op)
 	}
 	d := q.file.dev
 	av := &q.attr.dest
@@ -86,10 +104,27 @@ func (q *qp) execute(op *sendOp) bool {
 	if op.length > maxMsgBytes || q.typ == qpUD && op.length > uint64(d.mtuBytes()) {
 		return q.refuse(op, synLocalLen)
 	}
-	if int(av.sgidIndex) >= len(d.gids) || op.opcode == opRead && q.attr.maxRdAtomic == 0 {
+	if op.fetches() {
+		if q.attr.maxRdAtomic == 0 {
+			return q.refuse(op, synLocalQPOp)
+		}
+		if op.isAtomic() {
+			if op.length < atomicBytes {
+				return q.refuse(op, synLocalLen)
+			}
+			op.length = atomicBytes // whatever its segments have room for
+		}
+	}
+	if int(av.sgidIndex) >= len(d.gids) {
 		return q.refuse(op, synLocalQPOp)
 	}
 	to := d.fab.byGID[av.dgid]
+	if to != nil && (d.down || to.down) {
+		if q.typ == qpUD || q.eng.tries <= uint32(q.attr.retryCnt) {
+			d.stats.Drops.PortDown++
+		}
+		return q.unreached(op)
+	}
 	routable := d.link != nil && d.gids[av.sgidIndex].typ == gidRoCEv2 // the link speaks nothing else
 	switch {
 	case q.typ == qpUD && to != nil:
@@ -103,12 +138,37 @@ func (q *qp) execute(op *sendOp) bool {
 		return q.handToWire(op)
 	case q.typ == qpUD:
 		d.stats.Drops.Unreachable++
-		q.sq.next = op.end()
-		q.completeSend(op, 0)
-		return true
-	default:
+	}
+	return q.unreached(op)
+}
+
+// executeHere runs what does not leave the device.
+func (q *qp) executeHere(op *sendOp) bool {
+	if q.wireFirst() {
+		return false
+	}
+	if op.opcode == opUMR {
+		if s := q.executeUMR(op); s != synOK {
+			return q.refuse(op, s)
+		}
+	}
+	q.sq.next = op.end()
+	q.completeSend(op, 0)
+	return true
+}
+
+// unreached is what becomes of op where no way leads to its destination: a
+// datagram has left, an RC message is tried again.
+func (q *qp) unreached(op *sendOp) bool {
+	if q.typ != qpUD {
+		if q.wireFirst() {
+			return false
+		}
 		return q.lost(op)
 	}
+	q.sq.next = op.end()
+	q.completeSend(op, 0)
+	return true
 }
 
 // refuse fails a send that was not started.
@@ -125,7 +185,7 @@ func (q *qp) refuse(op *sendOp, s syndrome) bool {
 func (q *qp) handToWire(op *sendOp) bool {
 	q.sq.next = op.end() // before the call: the wire may complete it at once
 	if !q.wireSend(op) {
-		if q.attr.state == stateRTS {
+		if q.sends() {
 			q.sq.next = op.index
 			q.eng.wireBusy = true
 		}
@@ -147,10 +207,12 @@ func (q *qp) completeSend(op *sendOp, byteLen uint32) {
 		return
 	}
 	q.eng.tries, q.eng.rnrTries = 0, 0
-	if !op.signaled {
-		return
+	if op.signaled {
+		q.sendCQ.add(&cqe{opcode: cqeReq, uidx: q.uidx, qpn: q.qpn, wqeOpcode: op.opcode, counter: op.wqeIndex(), byteCount: byteLen, inline: op.inline})
 	}
-	q.sendCQ.add(&cqe{opcode: cqeReq, uidx: q.uidx, qpn: q.qpn, wqeOpcode: op.opcode, counter: op.wqeIndex(), byteCount: byteLen})
+	if q.attr.state == stateSQD {
+		q.checkDrained()
+	}
 }
 
 // failSend ends op with an error CQE, signaled or not. An RC QP goes to ERR

@@ -27,6 +27,7 @@ type Drops struct {
 	Duplicate   uint64 // PSN was seen before
 	OutOfOrder  uint64 // PSN ahead of the expected one
 	Unreachable uint64 // no route: no such device in the fabric and no link
+	PortDown    uint64 // the port was down, at either end
 	LinkTx      uint64 // the socket refused the packet
 	Events      uint64 // event file was full
 	Doorbell    uint64 // doorbell for a QP that is not this UAR's

@@ -11,6 +11,7 @@ const (
 	synLocalQPOp   syndrome = 0x02
 	synLocalProt   syndrome = 0x04
 	synFlush       syndrome = 0x05
+	synBind        syndrome = 0x06
 	synBadResp     syndrome = 0x10
 	synLocalAccess syndrome = 0x11
 	synRemInvReq   syndrome = 0x12
@@ -22,7 +23,7 @@ const (
 
 var syndromeNames = map[syndrome]string{
 	synOK: "ok", synLocalLen: "local length", synLocalQPOp: "local QP operation", synLocalProt: "local protection",
-	synFlush: "flushed", synBadResp: "bad response", synLocalAccess: "local access", synRemInvReq: "remote invalid request",
+	synFlush: "flushed", synBind: "memory window bind", synBadResp: "bad response", synLocalAccess: "local access", synRemInvReq: "remote invalid request",
 	synRemAccess: "remote access", synRemOp: "remote operation", synRetryExc: "retry exceeded", synRNRExc: "RNR retry exceeded",
 }
 
@@ -46,6 +47,8 @@ func (s syndrome) vendor() uint8 {
 		return 0x51
 	case synFlush:
 		return 0xf9
+	case synBind:
+		return 0x78
 	case synLocalAccess:
 		return 0x53
 	case synRemInvReq:

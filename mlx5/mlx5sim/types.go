@@ -38,12 +38,15 @@ type Device struct {
 	qps    map[uint32]*qp // by QPN
 	cqs    map[uint32]*cq // by CQN
 	mrs    map[uint32]*mr // by key; lkey and rkey of an MR are the same number
+	mws    map[uint32]*mw // by index: the key without its variant
+	srqs   map[uint32]*srq
+	down   bool // the port
 	stats  Stats
 
 	ifname string // interface that holds addr; empty if none
 
 	// Counters that the next object's number comes from. Guarded by fab.mu.
-	nextQPN, nextCQN, nextPDN, nextUAR, nextMKey uint32
+	nextQPN, nextCQN, nextSRQN, nextPDN, nextUAR, nextMKey uint32
 }
 
 type gidSlot struct {
@@ -73,7 +76,8 @@ type file struct {
 	lowLatency int      // registers at the end of bfregs that serve one QP each
 }
 
-// object is anything that a handle names: *pd, *mr, *cq, *qp, *ah, *uar.
+// object is anything that a handle names: *pd, *mr, *mw, *cq, *srq, *qp, *ah,
+// *uar.
 type object interface {
 	// busy reports whether another object depends on this one (EBUSY).
 	busy() bool
@@ -110,7 +114,7 @@ type pd struct {
 	file   *file
 	handle uint32
 	pdn    uint32
-	refs   int // MRs, QPs and AHs
+	refs   int // MRs, MWs, SRQs, QPs and AHs
 }
 
 type mr struct {
@@ -162,10 +166,14 @@ type qp struct {
 	sigAll bool
 	sendCQ *cq
 	recvCQ *cq
+	srq    *srq // nil: receives are posted to rq
 	cap    qpCap
 	attr   qpAttr // what MODIFY_QP set; attr.state is the QP's state
 	uar    *uar
 	bfreg  int // static BlueFlame register, -1 if none
+
+	recvInCQE   bool // short receives are put into the CQE
+	answerInCQE bool // short answers to signaled READs and atomics too
 
 	dbrec uint64 // user address: receive counter, send counter
 	rq    wq     // RQ first in the buffer, SQ behind it: the driver's ABI

@@ -191,8 +191,12 @@ func (d *Device) deliver(bursts []burst) {
 
 // receive checks one packet and hands it to its QP.
 func (d *Device) receive(from netip.AddrPort, b []byte) {
-	d.stats.RxPackets++
 	drops := &d.stats.Drops
+	if d.down {
+		drops.PortDown++
+		return
+	}
+	d.stats.RxPackets++
 	p, err := roce.Parse(b)
 	if err != nil || from.Addr().Is4() != d.addr.Is4() {
 		drops.Malformed++

@@ -35,7 +35,7 @@ type requester struct {
 	// learnt as TCP does, in packets.
 	window, threshold, credit int32
 
-	reads     [maxReads]uint32 // PSNs behind the READ requests in flight
+	reads     [maxReads]uint32 // PSNs behind the READ and atomic requests in flight
 	readsHead uint32
 	readsTail uint32
 
@@ -57,7 +57,7 @@ type wireOp struct {
 
 const (
 	wireOps  = 64 // operations in the ring
-	maxReads = 16 // READ requests in flight, whatever max_rd_atomic says
+	maxReads = 16 // READ and atomic requests in flight, whatever max_rd_atomic says
 
 	// windowBytes bounds what is in flight, sent or asked for, so that it fits
 	// the socket buffers of an unprivileged process; readBytes what one READ
@@ -157,12 +157,14 @@ func (q *qp) pump() {
 			break
 		}
 		n := uint32(1)
-		if o.op.opcode == opRead {
-			n = r.readChunk(o)
+		if o.op.fetches() {
+			if o.op.opcode == opRead {
+				n = r.readChunk(o)
+			}
 			if flight > 0 && flight+int32(n) > r.window || r.readsTail-r.readsHead >= q.readLimit() {
 				break
 			}
-			q.sendReadRequest(o, n)
+			q.sendFetch(o, n)
 		} else if s := q.sendPacket(o, flight+1 >= r.window); s != synOK {
 			o.failed = s
 			break
@@ -190,17 +192,17 @@ func (q *qp) pump() {
 	}
 }
 
-// readBefore reports whether a READ is outstanding before op i.
+// readBefore reports whether a READ or an atomic is outstanding before op i.
 func (r *requester) readBefore(i uint32) bool {
 	for k := r.head; k != i; k++ {
-		if r.ops[k%wireOps].op.opcode == opRead {
+		if r.ops[k%wireOps].op.fetches() {
 			return true
 		}
 	}
 	return false
 }
 
-// readLimit is how many READ requests may be in flight.
+// readLimit is how many READs and atomics may be in flight.
 func (q *qp) readLimit() uint32 { return min(max(uint32(q.attr.maxRdAtomic), 1), maxReads) }
 
 // readChunk is the number of responses that the next request of o asks for. A
@@ -211,7 +213,8 @@ func (r *requester) readChunk(o *wireOp) uint32 {
 	return min((r.pkt/size+1)*size, o.n) - r.pkt
 }
 
-func (q *qp) sendReadRequest(o *wireOp, n uint32) {
+// sendFetch sends the request of an atomic, or of n packets of a READ.
+func (q *qp) sendFetch(o *wireOp, n uint32) {
 	r, d := &q.req, q.file.dev
 	r.reads[r.readsTail%maxReads] = (r.snd + n) & psnMask
 	r.readsTail++
@@ -219,12 +222,23 @@ func (q *qp) sendReadRequest(o *wireOp, n uint32) {
 		d.stats.Drops.Unreachable++
 		return
 	}
-	off := uint64(r.pkt) * uint64(r.mtu)
-	length := min(uint64(n)*uint64(r.mtu), o.op.length-off)
-	b := d.room(roce.Size(roce.RCReadRequest, 0))
-	h := roce.BTH{Opcode: roce.RCReadRequest, MigReq: true, PKey: defaultPKey, DestQPN: q.attr.destQPN, AckReq: true, PSN: r.snd}
+	opcode := roce.RCReadRequest
+	switch o.op.opcode {
+	case opCmpSwap:
+		opcode = roce.RCCmpSwap
+	case opFetchAdd:
+		opcode = roce.RCFetchAdd
+	}
+	b := d.room(roce.Size(opcode, 0))
+	h := roce.BTH{Opcode: opcode, MigReq: true, PKey: defaultPKey, DestQPN: q.attr.destQPN, AckReq: true, PSN: r.snd}
 	h.Put(b)
-	roce.RETH{VA: o.op.raddr + off, RKey: o.op.rkey, Length: uint32(length)}.Put(b[roce.BTHSize:])
+	if o.op.isAtomic() {
+		roce.AtomicETH{VA: o.op.raddr, RKey: o.op.rkey, SwapAdd: o.op.swapAdd, Compare: o.op.compare}.Put(b[roce.BTHSize:])
+	} else {
+		off := uint64(r.pkt) * uint64(r.mtu)
+		length := min(uint64(n)*uint64(r.mtu), o.op.length-off)
+		roce.RETH{VA: o.op.raddr + off, RKey: o.op.rkey, Length: uint32(length)}.Put(b[roce.BTHSize:])
+	}
 	d.commit(&r.path, b)
 }
 
@@ -245,8 +259,8 @@ func (q *qp) sendPacket(o *wireOp, closes bool) syndrome {
 	if opcode.IsWrite() && first {
 		roce.RETH{VA: o.op.raddr, RKey: o.op.rkey, Length: uint32(o.op.length)}.Put(b[roce.BTHSize:])
 	}
-	if opcode.HasImm() {
-		roce.PutUint32(b[at-roce.ImmSize:], o.op.imm)
+	if opcode.HasImm() || opcode.HasIETH() {
+		roce.PutUint32(b[at-roce.ImmSize:], o.op.imm) // an IETH is as long
 	}
 	if s := q.gather(&o.op, off, b[at:at+n]); s != synOK {
 		return s
@@ -266,6 +280,12 @@ func requestOpcode(op uint8, first, last bool) roce.Opcode {
 	if op == opWrite || op == opWriteImm {
 		base = roce.RCWriteFirst
 	}
+	if op == opSendInv && last {
+		if first {
+			return roce.RCSendOnlyInv
+		}
+		return roce.RCSendLastInv
+	}
 	imm := roce.Opcode(0)
 	if op == opSendImm || op == opWriteImm {
 		imm = 1
@@ -281,7 +301,7 @@ func requestOpcode(op uint8, first, last bool) roce.Opcode {
 	return base + 1
 }
 
-// onResponse handles an acknowledgement or a READ response.
+// onResponse handles an acknowledgement or the answer to a READ or an atomic.
 func (q *qp) onResponse(p *roce.Packet) {
 	r := &q.req
 	if !r.ready || psnDiff(p.PSN, r.una) < 0 || psnDiff(p.PSN, r.max) >= 0 {
@@ -289,8 +309,12 @@ func (q *qp) onResponse(p *roce.Packet) {
 		return
 	}
 	q.touch()
-	if p.Opcode.IsReadResponse() {
+	switch {
+	case p.Opcode.IsReadResponse():
 		q.onReadResponse(p)
+		return
+	case p.Opcode == roce.RCAtomicAck:
+		q.onAtomicAck(p)
 		return
 	}
 	s := p.AETH().Syndrome
@@ -322,13 +346,13 @@ func (q *qp) onResponse(p *roce.Packet) {
 }
 
 // advance takes all PSNs before psn as acknowledged. It reports false where
-// one of them belongs to a READ, whose data an acknowledgement does not bring, or
-// where the QP went down meanwhile.
+// one of them belongs to a READ or an atomic, whose data an acknowledgement does
+// not bring, or where the QP went down meanwhile.
 func (q *qp) advance(psn uint32) bool {
 	r := &q.req
 	for r.ready && r.una != psn {
 		o := &r.ops[r.head%wireOps]
-		if o.op.opcode == opRead {
+		if o.op.fetches() {
 			return false
 		}
 		end := (o.psn + o.n) & psnMask
@@ -394,7 +418,31 @@ func (q *qp) onReadResponse(p *roce.Packet) {
 		q.failHead(synBadResp)
 		return
 	}
-	if s := q.scatterLocal(&o.op, off, p.Payload); s != synOK {
+	q.takeAnswer(o, i, off, p.Payload)
+}
+
+func (q *qp) onAtomicAck(p *roce.Packet) {
+	if !q.advance(p.PSN) {
+		q.lostResponse()
+		return
+	}
+	o := &q.req.ops[q.req.head%wireOps]
+	if !o.op.isAtomic() || !p.AETH().Syndrome.IsAck() {
+		q.file.dev.stats.Drops.Malformed++
+		return
+	}
+	b := q.file.dev.fab.eng.word[:]
+	hostOrder.PutUint64(b, p.AtomicAck())
+	q.takeAnswer(o, 0, 0, b)
+}
+
+// takeAnswer stores data of the i-th packet that answers o, the oldest
+// operation, and ends o with the last one.
+func (q *qp) takeAnswer(o *wireOp, i uint32, off uint64, data []byte) {
+	r := &q.req
+	if q.answersInCQE(&o.op) {
+		o.op.inline = uint8(copy(q.file.dev.fab.eng.inline[:], data))
+	} else if s := q.scatterLocal(&o.op, off, data); s != synOK {
 		q.failHead(s)
 		return
 	}

@@ -31,6 +31,7 @@ type responder struct {
 	length uint64
 
 	jobs     readQueue
+	results  atomicResults
 	deadline time.Duration // when the jobs go on
 }
 
@@ -42,7 +43,7 @@ const (
 	owedNAK          // owedS for epsn
 )
 
-// readQueue is the READs to answer, oldest first.
+// readQueue is the READs and atomics to answer, oldest first.
 type readQueue struct {
 	job [maxReads]readJob
 	at  uint32 // the oldest
@@ -57,6 +58,39 @@ type readJob struct {
 	msn    uint32
 	next   uint32 // packet to send next
 	n      uint32 // packets
+	atomic bool   // executed already: value is the answer
+	value  uint64
+}
+
+// atomicResults keeps the answers of the last max_dest_rd_atomic atomics, which
+// must not be executed again when their request is repeated.
+type atomicResults struct {
+	last [maxReads]atomicResult
+	n    uint32 // how many are in last
+	next uint32 // where the next one goes
+}
+
+type atomicResult struct {
+	psn   uint32
+	value uint64
+}
+
+// add keeps value for a repetition of psn, in place of the oldest of limit.
+func (r *atomicResults) add(psn uint32, value uint64, limit uint8) {
+	size := min(uint32(limit), maxReads)
+	r.last[r.next%size] = atomicResult{psn, value}
+	r.next = (r.next + 1) % size
+	r.n = min(r.n+1, size)
+}
+
+// find returns what the atomic of psn answered.
+func (r *atomicResults) find(psn uint32) (value uint64, ok bool) {
+	for _, a := range r.last[:r.n] {
+		if a.psn == psn {
+			return a.value, true
+		}
+	}
+	return 0, false
 }
 
 // A requester of ours asks for no more than its window. Others may ask for a
@@ -92,6 +126,8 @@ func (q *qp) onRequest(p *roce.Packet) {
 		stats.Drops.Duplicate++
 		if p.Opcode == roce.RCReadRequest {
 			q.repeatRead(p)
+		} else if p.Opcode == roce.RCCmpSwap || p.Opcode == roce.RCFetchAdd {
+			q.repeatAtomic(p)
 		} else if r.owed == owedNothing {
 			q.owe(owedAck, 0) // the first one got lost
 		}
@@ -126,9 +162,10 @@ func (q *qp) executeRequest(p *roce.Packet) {
 		msg = opWrite
 	case p.Opcode == roce.RCReadRequest:
 		msg = opRead
-	case !p.Opcode.IsSend() || p.Opcode == roce.RCSendLastInv || p.Opcode == roce.RCSendOnlyInv:
-		q.refuseRequest(roce.NAKInvalidRequest, synRemInvReq) // not built
-		return
+	case p.Opcode == roce.RCCmpSwap:
+		msg = opCmpSwap
+	case p.Opcode == roce.RCFetchAdd:
+		msg = opFetchAdd
 	}
 	// A message is First, Middles, Last, or Only; all but the end are full.
 	if first != (r.msg == opNOP) || !first && r.msg != msg || n > mtu || !last && n != mtu || last && !first && n == 0 {
@@ -139,6 +176,8 @@ func (q *qp) executeRequest(p *roce.Packet) {
 	switch msg {
 	case opRead:
 		done = q.acceptRead(p)
+	case opCmpSwap, opFetchAdd:
+		done = q.acceptAtomic(p)
 	case opWrite:
 		done = q.executeWrite(p, first, last)
 	default:
@@ -152,7 +191,7 @@ func (q *qp) executeRequest(p *roce.Packet) {
 	} else {
 		r.msg = msg
 	}
-	if msg != opRead {
+	if msg&opRead == 0 { // a READ and an atomic have done so, and are answered otherwise
 		r.epsn = (r.epsn + 1) & psnMask
 		if last {
 			r.msn = (r.msn + 1) & psnMask
@@ -205,15 +244,26 @@ func (q *qp) executeSend(p *roce.Packet, first, last bool) bool {
 		q.failRecv(w, synLocalLen)
 		return false
 	}
-	if s := q.scatterRecv(w, r.off, p.Payload); s != synOK {
+	var inline uint8
+	if first && last && q.intoCQE(n) {
+		inline = uint8(copy(q.file.dev.fab.eng.inline[:], p.Payload))
+	} else if s := q.scatterRecv(w, r.off, p.Payload); s != synOK {
 		q.fatalNAK(roce.NAKRemoteOp)
 		q.failRecv(w, s)
 		return false
 	}
 	r.off += n
-	if last {
-		q.completeRecv(w, q.wireInfo(p, r.off))
+	if !last {
+		return true
 	}
+	if p.Opcode.HasIETH() && !q.file.dev.invalidate(q, p.InvalidateRKey()) {
+		q.fatalNAK(roce.NAKRemoteAccess)
+		q.failRecv(w, synLocalAccess)
+		return false
+	}
+	info := q.wireInfo(p, r.off)
+	info.inline = inline
+	q.completeRecv(w, info)
 	return true
 }
 
@@ -232,7 +282,12 @@ func (q *qp) beginRecv() bool {
 }
 
 func (q *qp) wireInfo(p *roce.Packet, n uint64) recvInfo {
-	return recvInfo{byteLen: uint32(n), imm: p.Imm(), hasImm: p.Opcode.HasImm(), write: p.Opcode.IsWrite(),
+	imm := p.Imm()
+	inv := p.Opcode.HasIETH()
+	if inv {
+		imm = p.InvalidateRKey()
+	}
+	return recvInfo{byteLen: uint32(n), imm: imm, inv: inv, hasImm: p.Opcode.HasImm(), write: p.Opcode.IsWrite(),
 		solicited: p.Solicited, srcQPN: q.attr.destQPN, l3: l3Of(q.attr.dest.dgid)}
 }
 
@@ -292,14 +347,58 @@ func (q *qp) acceptRead(p *roce.Packet) bool {
 	}
 	r.msn = (r.msn + 1) & psnMask
 	n := q.packets(uint64(h.Length))
-	if !q.queueRead(p.PSN, h, n) {
+	if !q.queueRead(readJob{va: h.VA, rkey: h.RKey, length: uint64(h.Length), psn: p.PSN, msn: r.msn, n: n}) {
 		return false
 	}
+	q.expectBehind(n)
+	return true
+}
+
+// expectBehind takes the n PSNs of a queued answer, which acknowledges all
+// before it.
+func (q *qp) expectBehind(n uint32) {
+	r := &q.resp
 	r.epsn = (r.epsn + n) & psnMask
 	if r.owed == owedAck {
-		r.owed = owedNothing // the response acknowledges all before it
+		r.owed = owedNothing
 	}
+}
+
+// acceptAtomic executes an atomic and queues its answer.
+func (q *qp) acceptAtomic(p *roce.Packet) bool {
+	r := &q.resp
+	h := p.AtomicETH()
+	m, s := q.remoteAtomic(h.RKey, h.VA)
+	if s != synOK {
+		q.refuseRequest(nakOf(s), s)
+		return false
+	}
+	if r.jobs.n == maxReads { // makes room first: this may end the QP
+		if q.answerReads(^uint32(0)); !r.ready {
+			return false
+		}
+	}
+	old, ok := q.file.dev.fab.atomic(m, h.VA, p.Opcode == roce.RCCmpSwap, h.SwapAdd, h.Compare)
+	if !ok {
+		q.fatalNAK(roce.NAKRemoteOp)
+		q.toError()
+		return false
+	}
+	r.msn = (r.msn + 1) & psnMask
+	r.results.add(p.PSN, old, q.attr.maxDestRd)
+	q.queueRead(readJob{psn: p.PSN, msn: r.msn, n: 1, atomic: true, value: old})
+	q.expectBehind(1)
 	return true
+}
+
+// repeatAtomic answers an atomic again, as repeatRead does a READ. One whose
+// answer is not kept any more was not asked for by a requester that keeps to the
+// limit.
+func (q *qp) repeatAtomic(p *roce.Packet) {
+	if old, ok := q.resp.results.find(p.PSN); ok {
+		q.dropJobs(p.PSN)
+		q.queueRead(readJob{psn: p.PSN, msn: q.resp.msn, n: 1, atomic: true, value: old})
+	}
 }
 
 // repeatRead answers a READ again. The requester went back, and will ask again
@@ -311,25 +410,27 @@ func (q *qp) repeatRead(p *roce.Packet) {
 	if psnDiff(p.PSN+n, r.epsn) > 0 || q.checkRead(h) != synOK {
 		return // not what was asked before
 	}
-	for r.jobs.n > 0 {
-		j := &r.jobs.job[(r.jobs.at+r.jobs.n-1)%maxReads]
-		if psnDiff(j.psn, p.PSN) < 0 {
-			break
-		}
-		r.jobs.n--
+	q.dropJobs(p.PSN)
+	q.queueRead(readJob{va: h.VA, rkey: h.RKey, length: uint64(h.Length), psn: p.PSN, msn: r.msn, n: n})
+}
+
+// dropJobs forgets the jobs from psn on.
+func (q *qp) dropJobs(psn uint32) {
+	jobs := &q.resp.jobs
+	for jobs.n > 0 && psnDiff(jobs.job[(jobs.at+jobs.n-1)%maxReads].psn, psn) >= 0 {
+		jobs.n--
 	}
-	q.queueRead(p.PSN, h, n)
 }
 
 // queueRead appends a job. It reports false where the QP went down.
-func (q *qp) queueRead(psn uint32, h roce.RETH, n uint32) bool {
+func (q *qp) queueRead(j readJob) bool {
 	r := &q.resp
 	if r.jobs.n == maxReads {
 		if q.answerReads(^uint32(0)); !r.ready {
 			return false
 		}
 	}
-	r.jobs.job[(r.jobs.at+r.jobs.n)%maxReads] = readJob{va: h.VA, rkey: h.RKey, length: uint64(h.Length), psn: psn, msn: r.msn, n: n}
+	r.jobs.job[(r.jobs.at+r.jobs.n)%maxReads] = j
 	r.jobs.n++
 	q.touch()
 	return true
@@ -387,6 +488,15 @@ func (q *qp) answerReads(limit uint32) {
 
 func (q *qp) sendReadResponse(j *readJob) syndrome {
 	r, d := &q.resp, q.file.dev
+	if j.atomic {
+		b := d.room(roce.Size(roce.RCAtomicAck, 0))
+		h := roce.BTH{Opcode: roce.RCAtomicAck, MigReq: true, PKey: defaultPKey, DestQPN: q.attr.destQPN, PSN: j.psn}
+		h.Put(b)
+		roce.AETH{Syndrome: roce.Ack, MSN: j.msn}.Put(b[roce.BTHSize:])
+		roce.PutUint64(b[roce.BTHSize+roce.AETHSize:], j.value)
+		d.commit(&r.path, b)
+		return synOK
+	}
 	off := uint64(j.next) * uint64(r.mtu)
 	n := min(uint64(r.mtu), j.length-off)
 	opcode := roce.RCReadRespMiddle

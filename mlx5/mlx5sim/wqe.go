@@ -3,11 +3,15 @@ package mlx5sim
 // Send WQE opcodes, PRM "WQE Ctrl Segment", enum MLX5_OPCODE_* of mlx5dv.h.
 const (
 	opNOP       = 0x00
+	opSendInv   = 0x01
 	opWrite     = 0x08
 	opWriteImm  = 0x09
 	opSend      = 0x0a
 	opSendImm   = 0x0b
 	opRead      = 0x10
+	opCmpSwap   = 0x11
+	opFetchAdd  = 0x12
+	opUMR       = 0x25
 	wqebbBytes  = 64
 	segBytes    = 16
 	maxDS       = 63 // ds is a 6-bit field
@@ -57,11 +61,14 @@ type sendOp struct {
 	signaled  bool
 	solicited bool
 	fence     bool
-	imm       uint32 // its bytes on the wire, big-endian
+	imm       uint32 // its bytes on the wire, big-endian; SEND with invalidate, UMR: the key
 	sges      []dataSeg
 	length    uint64 // bytes of all sges
 	raddr     uint64
 	rkey      uint32
+	swapAdd   uint64 // of an atomic: what to put or to add
+	compare   uint64
+	inline    uint8  // bytes of the answer that the CQE carries
 	av        udAV   // UD only; an RC QP's address is qp.attr.dest
 	wqe       []byte // ds*16 bytes, where inline sges point
 	hasInline bool
@@ -109,7 +116,7 @@ func (op *sendOp) decode(wqe []byte, typ uint8, qpn uint32) syndrome {
 	op.hasInline = false
 	op.raddr, op.rkey = 0, 0
 	op.signaled, op.solicited, op.fence = false, false, false
-	op.imm, op.opcode = 0, opNOP
+	op.imm, op.opcode, op.inline = 0, opNOP, 0
 	if len(wqe) < segBytes {
 		return synLocalQPOp
 	}
@@ -133,12 +140,17 @@ func (op *sendOp) decode(wqe []byte, typ uint8, qpn uint32) syndrome {
 	case opNOP:
 		return synOK
 	case opSend, opSendImm:
-	case opWrite, opWriteImm, opRead:
+	case opSendInv, opWrite, opWriteImm, opRead, opCmpSwap, opFetchAdd:
 		if typ != qpRC {
 			return synLocalQPOp
 		}
+	case opUMR:
+		if typ != qpRC || len(wqe) < umrSize(wqe) {
+			return synLocalQPOp
+		}
+		return synOK
 	default:
-		return synLocalQPOp
+		return synLocalQPOp // masked atomics too: the device has none
 	}
 	if typ == qpUD {
 		if len(rest) < avBytes || !op.av.decode(rest) {
@@ -146,12 +158,19 @@ func (op *sendOp) decode(wqe []byte, typ uint8, qpn uint32) syndrome {
 		}
 		rest = rest[avBytes:]
 	}
-	if op.opcode&^1 == opWrite || op.opcode == opRead {
+	if op.opcode&^1 == opWrite || op.fetches() {
 		if len(rest) < segBytes {
 			return synLocalQPOp
 		}
 		op.raddr = be.Uint64(rest)
 		op.rkey = be.Uint32(rest[8:])
+		rest = rest[segBytes:]
+	}
+	if op.isAtomic() {
+		if len(rest) < segBytes {
+			return synLocalQPOp
+		}
+		op.swapAdd, op.compare = be.Uint64(rest), be.Uint64(rest[8:])
 		rest = rest[segBytes:]
 	}
 	return op.decodeData(rest)
@@ -164,7 +183,7 @@ func (op *sendOp) decodeData(rest []byte) syndrome {
 		bc := be.Uint32(rest)
 		if bc&dataInline != 0 {
 			n := int(bc & inlineMask)
-			if op.opcode == opRead || bc&^(dataInline|inlineMask) != 0 || 4+n > len(rest) {
+			if op.fetches() || bc&^(dataInline|inlineMask) != 0 || 4+n > len(rest) {
 				return synLocalQPOp
 			}
 			op.sges = append(op.sges, dataSeg{addr: uint64(len(op.wqe) - len(rest) + 4), n: uint32(n), inline: true})
