@@ -32,11 +32,22 @@ func session(k *fakeKernel) error {
 		return err
 	}
 	defer cq.Close()
-	qp, err := pd.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeUD, SendCQ: cq, RecvCQ: cq, Cap: uverbs.QPCap{MaxSendWR: 4, MaxRecvWR: 4, MaxSendSGE: 1, MaxRecvSGE: 1}})
+	srq, err := pd.CreateSRQ(&uverbs.SRQInitAttr{SRQAttr: uverbs.SRQAttr{MaxWR: 4, MaxSGE: 1}})
+	if err != nil {
+		return err
+	}
+	defer srq.Close()
+	qp, err := pd.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeUD, SendCQ: cq, RecvCQ: cq, SRQ: srq, Cap: uverbs.QPCap{MaxSendWR: 4, MaxSendSGE: 1}})
 	if err != nil {
 		return err
 	}
 	defer qp.Close()
+	if n, err := srq.PostRecv(make([]uverbs.RecvWR, 4)); n != 4 {
+		return err
+	}
+	if err := cq.Resize(100); err != nil && !errors.Is(err, uverbs.ErrBadAnswer) { // nobody writes the marker
+		return err
+	}
 	ah, err := pd.CreateAH(&uverbs.AHAttr{IsGlobal: true, Port: 1, SGIDIndex: 1})
 	if err != nil {
 		return err
@@ -69,7 +80,7 @@ func TestEveryCommandMayFail(t *testing.T) {
 			return nil
 		}
 		err := session(k)
-		destroy := i >= total-6 // of AH, QP, CQ, PD and two UARs: the session does not look
+		destroy := i >= total-7 // of AH, QP, SRQ, CQ, PD and two UARs: the session does not look
 		if !destroy && !errors.Is(err, syscall.EOVERFLOW) {
 			t.Errorf("command %d: %v", i, err)
 		}
@@ -100,7 +111,8 @@ func TestQueuesOutliveRemovedDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	cq := r.cq(7)
-	qp, err := r.pd.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeRC, SendCQ: cq, RecvCQ: cq, Cap: uverbs.QPCap{MaxSendWR: 4, MaxSendSGE: 1}})
+	srq := r.srq(4, 1)
+	qp, err := r.pd.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeRC, SendCQ: cq, RecvCQ: cq, SRQ: srq, Cap: uverbs.QPCap{MaxSendWR: 4, MaxSendSGE: 1}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,6 +128,9 @@ func TestQueuesOutliveRemovedDevice(t *testing.T) {
 	ctx.Close()
 	if n, err := qp.PostSend([]uverbs.SendWR{{Opcode: uverbs.WRSend}}); n != 0 || err == nil {
 		t.Errorf("post after close: %d, %v", n, err)
+	}
+	if n, err := srq.PostRecv(make([]uverbs.RecvWR, 1)); n != 0 || err == nil {
+		t.Errorf("receive after close: %d, %v", n, err)
 	}
 	if len(k.pages) != 0 {
 		t.Errorf("%d UAR pages are still mapped", len(k.pages))

@@ -6,12 +6,12 @@ import "syscall"
 const (
 	objDevice = 0
 	objPD     = 1
-	objMW     = 2
 	objCQ     = 3
 	objQP     = 4
 	objSRQ    = 5
 	objAH     = 6
 	objMR     = 7
+	objMW     = 8
 	objAsync  = 16
 	objDEVX   = 0x1000
 	objUAR    = 0x1008
