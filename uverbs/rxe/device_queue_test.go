@@ -2,6 +2,7 @@ package rxe
 
 import (
 	"errors"
+	"syscall"
 	"testing"
 
 	"github.com/rrppcc-go/rrppcc/uverbs"
@@ -63,6 +64,9 @@ func TestDeviceSRQ(t *testing.T) {
 
 	// Another size keeps what is posted.
 	post(0, 3)
+	if err := srq.Modify(&uverbs.SRQAttr{MaxWR: 2}, uverbs.SRQMaxWR); !errors.Is(err, syscall.EINVAL) {
+		t.Errorf("3 receives in 2: %v", err)
+	}
 	if err := srq.Modify(&uverbs.SRQAttr{MaxWR: 100}, uverbs.SRQMaxWR); err != nil {
 		t.Logf("resize: %v", err)
 	} else {

@@ -34,12 +34,17 @@
 //     are sent with success and dropped.
 //   - A failed send completes with [uverbs.WCLocQPOpErr] on Linux 6.1 and with
 //     [uverbs.WCWRFlushErr] from 6.12 on.
-//   - Receives that are posted in state ERR are never flushed on Linux 6.1.
+//   - Receives that are posted in state ERR are flushed when the kernel next
+//     looks at the QP, for example when it is moved to ERR once more.
+//   - Requests posted in state SQD wait for the first doorbell in RTS.
 //   - A UD receive that is too short for its packet breaks the QP on Linux 6.1,
 //     and blocks the receive ring behind it from 6.12 on: make every receive
 //     40 bytes longer than the MTU.
 //   - Moving a QP to RESET leaves the indices of its rings where they are; the
 //     kernel skips what was posted.
+//   - A multicast group's packets arrive only if an IP socket of the machine has
+//     joined the group on the device's interface.
+//   - A memory window's bounds are not looked at, but its region's are.
 //   - Removing the device while it is open hangs the remover on kernels before
 //     7.x until the context is closed, and the context works meanwhile.
 //

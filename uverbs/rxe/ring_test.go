@@ -187,6 +187,12 @@ func TestSRQTakesReceivesOfItsQPs(t *testing.T) {
 	if n, err := srq.PostRecv(make([]uverbs.RecvWR, 20)); n != 15 || err != uverbs.ErrQueueFull || ring.prod() != 15 {
 		t.Errorf("%d, %v, producer %d", n, err, ring.prod())
 	}
+	if err := srq.Modify(&uverbs.SRQAttr{MaxWR: 14}, uverbs.SRQMaxWR); !errors.Is(err, syscall.EINVAL) || len(b.k.srqCalls) != 0 {
+		t.Errorf("the kernel was asked to fit 15 receives in 14: %v", err)
+	}
+	ring.setCons(1)
+	check(t, srq.Modify(&uverbs.SRQAttr{MaxWR: 14}, uverbs.SRQMaxWR))
+	b.k.srqCalls = nil
 	check(t, srq.Modify(&uverbs.SRQAttr{Limit: 3}, uverbs.SRQLimit))
 	check(t, srq.Modify(&uverbs.SRQAttr{MaxWR: 40}, uverbs.SRQMaxWR))
 	want := []kabi.Ib_uverbs_modify_srq{{Srq_handle: srq.Handle(), Attr_mask: 2, Srq_limit: 3}, {Srq_handle: srq.Handle(), Attr_mask: 1, Max_wr: 40}}

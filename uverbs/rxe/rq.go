@@ -23,6 +23,9 @@ func (q *recvQueue) attach(d *contextDriver, mi *abi.Mminfo, depth, maxSGE uint3
 	return nil
 }
 
+// posted returns how many receives the kernel has not taken yet.
+func (q *recvQueue) posted() uint32 { return (q.prod - q.ring.consumer()) & q.ring.mask }
+
 func (q *recvQueue) post(wrs []uverbs.RecvWR) (n int, err error) {
 	prod := q.prod
 	for n < len(wrs) {

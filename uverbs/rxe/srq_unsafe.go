@@ -3,6 +3,7 @@ package rxe
 import (
 	"fmt"
 	"sync/atomic"
+	"syscall"
 	"unsafe"
 
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
@@ -47,6 +48,12 @@ func (s *srq) PostRecv(wrs []uverbs.RecvWR) (int, error) {
 // size is. It is the one answer of rdma_rxe that does not come with the
 // command, so it gets memory that stays where it is.
 func (s *srq) Modify(attr *uverbs.SRQAttr, mask uverbs.SRQAttrMask, issue func(uhwIn []byte) error) error {
+	// A resize that fails leaves rdma_rxe's SRQ without a queue, which the next
+	// packet would make it look at (seen in the source of 6.1 and later). What
+	// does not fit is therefore not asked for.
+	if posted := s.rq.posted(); mask&uverbs.SRQMaxWR != 0 && attr.MaxWR < posted {
+		return fmt.Errorf("%d receives are posted, and %d are to fit: %w", posted, attr.MaxWR, syscall.EINVAL)
+	}
 	mem, err := kernel.AllocPages(int(unsafe.Sizeof(abi.Mminfo{})))
 	if err != nil {
 		return fmt.Errorf("allocate an answer: %w", err)
