@@ -16,6 +16,7 @@ const (
 	MemoryWindows Capability = "memory windows"
 	ResizeCQ      Capability = "resizing of CQs"
 	ReregMR       Capability = "reregistration of MRs"
+	Multicast     Capability = "multicast groups"
 	Drain         Capability = "state SQD"
 	Removal       Capability = "removal of the device by the test"
 	Processes     Capability = "a second process that reaches the device"
@@ -31,7 +32,10 @@ type Backend struct {
 	Lacks map[Capability]string
 	// Deviations from what the suite expects, at most one per rule.
 	Deviations []Deviation
-	// Child tells another process which device to open; see [OpenChild]. It is
+	// EventRounds is how often arming races with an arrival, where -short does
+	// not make it fewer. 0 is 100,000; devices that take long have less.
+	EventRounds int
+	// Child tells another process which device to open; "mlx5sim" for a simulated one. It is
 	// empty where Processes is lacking.
 	Child string
 }

@@ -39,6 +39,8 @@ func Devices(name, name2 string) (Backend, error) {
 		Open:  func() (*Pair, error) { return openPair(a, z, func() error { return nil }) },
 		Lacks: map[Capability]string{Removal: "a real device stays"},
 		Child: name2,
+
+		EventRounds: 20_000,
 	}
 	if name2 != name {
 		b.Name += " and " + name2
@@ -51,9 +53,6 @@ func Devices(name, name2 string) (Backend, error) {
 			b.Lacks[ReregMR] = "rxe has it from 6.x on"
 		}
 	case "mlx5_core":
-		for _, c := range []Capability{SRQ, Atomics, Invalidation, MemoryWindows, ResizeCQ, ReregMR} {
-			b.Lacks[c] = "the provider mlx5 does not have it yet"
-		}
 		b.Deviations = []Deviation{{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"}}
 	default:
 		return Backend{}, fmt.Errorf("verbstest: nothing is known of driver %s", a.Driver())

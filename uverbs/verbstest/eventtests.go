@@ -1,11 +1,11 @@
 package verbstest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"runtime"
-	"sync/atomic"
 	"time"
 
 	"github.com/rrppcc-go/rrppcc/uverbs"
@@ -72,7 +72,7 @@ var eventTests = []test{
 	}},
 	{name: "ArmRaceLosesNoEvent", run: func(e *env) {
 		a, z := e.connect(shape{}, rc{})
-		e.armRace(a, z, scaled(e.rounds(100_000), 1000))
+		e.armRace(a, z, scaled(cmp.Or(e.b.EventRounds, 100_000), 1000))
 	}},
 	{name: "WaitEndsWithItsContext", run: func(e *env) {
 		ch := e.a.channel()
@@ -125,24 +125,16 @@ var eventTests = []test{
 	}},
 }
 
-// rounds is n, or less on a device that takes milliseconds per event.
-func (e *env) rounds(n int) int {
-	if e.a.ctx.Device().Simulated() {
-		return n
-	}
-	return n / 10
-}
-
 // armRace has a message arrive at any moment around the arming of its CQ, and
 // waits for the event if polling after arming finds nothing.
 func (e *env) armRace(a, z *end, rounds int) {
 	e.Helper()
 	src, dst := a.mr(8, 0), z.mr(8, localOnly)
-	var turn atomic.Int64 // the round in which the message may be sent; -1 ends
+	turns := make(chan struct{}, 1) // a message may be sent
 	done := make(chan error, 1)
-	go func() { done <- a.followTurns(&turn, src, rounds) }()
+	go func() { done <- a.followTurns(turns, src) }()
 	defer func() {
-		turn.Store(-1)
+		close(turns)
 		if err := <-done; err != nil {
 			e.Error(err)
 		}
@@ -159,12 +151,12 @@ func (e *env) armRace(a, z *end, rounds int) {
 		if _, err := z.qp.PostRecv(recv); err != nil {
 			e.Fatal(err)
 		}
-		turn.Store(int64(i))
+		turns <- struct{}{}
 		seed = seed*1664525 + 1013904223
 		// Idle for about as long as the message takes, so that it arrives now
 		// before, now after the arming: a wait makes the next idling longer.
 		for k := range idle - idle/4 + int(seed>>8)%(idle/2+1) {
-			if turn.Load() < 0 || k%64 == 63 {
+			if k%64 == 63 {
 				runtime.Gosched()
 			}
 		}
@@ -189,7 +181,7 @@ func (e *env) armRace(a, z *end, rounds int) {
 		}
 		if waited {
 			waits++
-			idle += idle/16 + 1
+			idle = min(idle+idle/16+1, maxIdle)
 		} else {
 			idle -= idle / 16
 		}
@@ -197,18 +189,17 @@ func (e *env) armRace(a, z *end, rounds int) {
 	e.Logf("%d rounds, %d of them waited, idling for about %d turns", rounds, waits, idle)
 }
 
-// followTurns sends message i once turn is i.
-func (d *end) followTurns(turn *atomic.Int64, src *uverbs.MR, rounds int) error {
+// maxIdle bounds the idling of armRace: where a message takes longer, every
+// round waits.
+const maxIdle = 1 << 13
+
+// followTurns sends a message for each turn, until there are no more.
+func (d *end) followTurns(turns <-chan struct{}, src *uverbs.MR) error {
 	wr := []uverbs.SendWR{{Opcode: uverbs.WRSend, SGList: []uverbs.SGE{src.SGE(0, 8)}}}
 	wc := make([]uverbs.WC, 1)
-	for i := range int64(rounds) {
-		for turn.Load() != i+1 {
-			if turn.Load() < 0 {
-				return nil
-			}
-			runtime.Gosched()
-		}
-		wr[0].WRID, wr[0].Flags = uint64(i), 0
+	i := uint64(0)
+	for range turns {
+		wr[0].WRID, wr[0].Flags = i, 0
 		if i%8 == 7 {
 			wr[0].Flags = uverbs.SendSignaled
 		}
@@ -227,6 +218,7 @@ func (d *end) followTurns(turn *atomic.Int64, src *uverbs.MR, rounds int) error 
 				return fmt.Errorf("send %d does not complete", i)
 			}
 		}
+		i++
 	}
 	return nil
 }

@@ -47,12 +47,14 @@ const (
 	RuleMaxDestRd Rule = "RTR with 200 outstanding READs to serve"
 
 	// MRs.
-	RuleZeroBased Rule = "register with AccessZeroBased"
+	RuleBoundRegion Rule = "deregister a region that a window is bound to"
+	RuleZeroBased   Rule = "register with AccessZeroBased"
 )
 
 const (
 	dropped  = "dropped"
 	accepted = "accepted"
+	refused  = "refused"
 	invalid  = "EINVAL"
 
 	// Answers to RuleFlushEvent.
@@ -89,6 +91,7 @@ var rules = map[Rule]string{
 	RulePKeyIndex:     invalid,
 	RulePathMTU:       invalid,
 	RuleMaxDestRd:     invalid,
+	RuleBoundRegion:   refused,
 	RuleZeroBased:     accepted,
 }
 

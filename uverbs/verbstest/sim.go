@@ -41,6 +41,7 @@ func Loopback() Backend {
 			[]mlx5sim.Option{mlx5sim.WithFabric(mlx5sim.NewFabric())})
 	})
 	b.Child = simChild
+	b.EventRounds = 10_000
 	return b
 }
 
@@ -66,16 +67,16 @@ func simPair(first, second []mlx5sim.Option) (*Pair, error) {
 }
 
 func simBackend(name string, open func() (*Pair, error)) Backend {
-	const notBuilt = "mlx5 and mlx5sim do not have it yet"
 	return Backend{
 		Name: name,
 		Open: open,
 		Lacks: map[Capability]string{
-			SRQ: notBuilt, Atomics: notBuilt, Invalidation: notBuilt, MemoryWindows: notBuilt, ResizeCQ: notBuilt, ReregMR: notBuilt,
+			Multicast: "mlx5sim models no groups",
 		},
 		Deviations: []Deviation{
 			{RuleRecvAfterErr, flushedByArm, "posting a receive rings no doorbell: the simulator looks when something else calls it"},
 			{RuleHopLimit, asAsked, "there are no routes in the simulator; a kernel takes the hop limit from the route"},
+			{RuleBoundRegion, accepted, "the simulator lets the region go, and the window grants nothing from then on"},
 			{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"},
 		},
 	}

@@ -55,14 +55,26 @@ var windowTests = []test{
 		}
 		e.is(b.mr.Bytes(), 0)
 	}},
-	{name: "RegionIsBusyWhileAWindowIsBound", needs: []Capability{MemoryWindows}, run: func(e *env) {
-		_, z := e.connect(shape{}, rc{})
+	{name: "WindowDoesNotOutliveItsRegion", needs: []Capability{MemoryWindows}, run: func(e *env) {
+		a, z := e.connect(shape{}, rc{})
+		src := a.mr(128, localOnly)
+		fill(src.Bytes(), 1)
 		b := z.window(uverbs.AccessRemoteWrite)
-		if err := b.mr.Close(); err == nil {
-			e.Error("the region was deregistered below its window")
+		if err := b.mr.Close(); err != nil {
+			e.rule(RuleBoundRegion, refused)
+			a.send(b.write(src, 0, 8)) // both go on
+			a.sent(1, uverbs.WCRDMAWrite)
+			e.same(b.mr.Bytes()[32:40], src.Bytes()[:8])
+			e.must(b.mw.Close())
+			e.must(b.mr.Close())
+			return
 		}
-		e.must(b.mw.Close())
-		e.must(b.mr.Close())
+		e.rule(RuleBoundRegion, accepted)
+		a.send(b.write(src, 0, 8))
+		if got := a.failed(a.sendCQ, 1); got != status(uverbs.WCRemAccessErr) {
+			e.Errorf("WRITE through a window to a closed region: %s", got)
+		}
+		e.is(b.mr.Bytes(), 0)
 	}},
 }
 
