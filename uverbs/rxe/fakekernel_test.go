@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io/fs"
 	"math/bits"
+	"os"
 	"sync"
 	"syscall"
 	"testing"
@@ -63,7 +64,7 @@ func (r fakeRing) complete(e kabi.Ib_uverbs_wc) {
 }
 
 func newFakeKernel(t testing.TB) *fakeKernel {
-	k := &fakeKernel{t: t, abi: 2, ahNum: 5, offset: 4096, rings: make(map[uint64]fakeRing), mapped: make(map[*byte]bool),
+	k := &fakeKernel{t: t, abi: 2, ahNum: 5, offset: uint64(os.Getpagesize()), rings: make(map[uint64]fakeRing), mapped: make(map[*byte]bool),
 		objects: make(map[uint32]uint16), nextFD: 10}
 	t.Cleanup(func() {
 		if len(k.mapped) != 0 {
@@ -136,7 +137,8 @@ func (e fakeEvents) Close() error {
 func (k *fakeKernel) ring(mi []byte, n, entryBytes uint32) {
 	shift := uint32(bits.Len32(entryBytes - 1))
 	mask := uint32(1)<<bits.Len32(n) - 1
-	size := (384 + (mask+1)<<shift + 4095) &^ 4095
+	page := uint32(os.Getpagesize())
+	size := (384 + (mask+1)<<shift + page - 1) &^ (page - 1)
 	mem, err := kernel.AllocPages(int(size))
 	if err != nil {
 		k.t.Fatal(err)
