@@ -15,20 +15,21 @@ import (
 type purge struct {
 	next  *purge
 	key   uint32 // of the QP, as CQEs carry it
+	srq   *srq   // that its receives came from, or nil
 	until uint32 // consumer index behind the QP's last possible entry, 24 bits
 	done  func() // called once, when the entries are out
 }
 
 // purge orders the entries dropped that the CQ holds now. The QP produces no
 // more. done may run on any goroutine, and runs in any case.
-func (c *cq) purge(key uint32, done func()) {
+func (c *cq) purge(key uint32, shared *srq, done func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		done()
 		return
 	}
-	p := &purge{key: key, until: c.producer(), done: done}
+	p := &purge{key: key, srq: shared, until: c.producer(), done: done}
 	for {
 		p.next = c.pending.Load()
 		if c.pending.CompareAndSwap(p.next, p) {
@@ -57,30 +58,26 @@ func (c *cq) producer() uint32 {
 // runPurges carries out all orders. The owner calls it.
 func (c *cq) runPurges() {
 	for p := c.pending.Swap(nil); p != nil; p = p.next {
-		c.drop(p.key, p.until)
+		c.drop(p)
 		p.done()
 	}
 }
 
-// drop takes the entries of key between ci and until out of the ring: the
-// others move towards until, and ci follows. What the entries took from an SRQ
-// goes back to it.
-func (c *cq) drop(key, until uint32) {
-	n := (until - c.ci) & prm.CIMask
+// drop takes the QP's entries between ci and until out of the ring: the others
+// move towards until, and ci follows. What the entries took from an SRQ goes back
+// to it.
+func (c *cq) drop(p *purge) {
+	n := (p.until - c.ci) & prm.CIMask
 	if n > c.mask+1 {
 		return // all of them are consumed
-	}
-	var shared *srq
-	if q := c.qps.lookup(key); q != nil {
-		shared = q.srq
 	}
 	dropped := uint32(0)
 	for i := c.ci + n; i != c.ci; {
 		i--
 		e := c.at(i)
-		if c.key(e) == key {
-			if last := e.LoadLast(); shared != nil && isReceive(last>>4&0xf) && shared.posted(last>>16) {
-				c.giveBack(shared, last>>16)
+		if c.key(e) == p.key {
+			if last := e.LoadLast(); p.srq != nil && isReceive(last>>4&0xf) && p.srq.posted(last>>16) {
+				c.giveBack(p.srq, last>>16)
 			}
 			dropped++
 			continue

@@ -165,12 +165,12 @@ func (q *qp) StateChanged(state uverbs.QPState) {
 // purge has the QP's entries dropped from its CQs, and calls done then.
 func (q *qp) purge(done func()) {
 	if q.sendCQ == q.recvCQ {
-		q.sendCQ.purge(q.key, done)
+		q.sendCQ.purge(q.key, q.srq, done)
 		return
 	}
 	done = countdown(2, done)
-	q.sendCQ.purge(q.key, done)
-	q.recvCQ.purge(q.key, done)
+	q.sendCQ.purge(q.key, nil, done) // holds no receives
+	q.recvCQ.purge(q.key, q.srq, done)
 }
 
 // Close frees the queues. The QP's key stays taken until its CQs have dropped
