@@ -103,7 +103,7 @@ func (d *Device) start() error {
 	if d.opt.inProcess {
 		return nil
 	}
-	l, err := openLink(d)
+	l, err := d.openLink()
 	d.fab.mu.Lock()
 	defer d.fab.mu.Unlock()
 	if err != nil {
@@ -112,6 +112,13 @@ func (d *Device) start() error {
 	}
 	d.link = l
 	return nil
+}
+
+func (d *Device) openLink() (link, error) {
+	if d.opt.frames != nil {
+		return openEtherLink(d, d.opt.frames), nil
+	}
+	return openLink(d)
 }
 
 // randomLoopback draws an address of 127.0.0.0/8 that looks like a host's.

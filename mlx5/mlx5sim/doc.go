@@ -20,7 +20,8 @@
 //
 // Devices of one [Fabric] reach each other directly and run to completion on
 // the goroutine that rings the doorbell. Devices of different processes reach
-// each other by their IP address; [InProcess] leaves the network out, which
+// each other by their IP address, over UDP or, with [WithEthernet], in Ethernet
+// frames; [InProcess] leaves the network out, which
 // tests in virtual time need.
 //
 // # Ownership and concurrency

@@ -58,12 +58,6 @@ func (g *grh) put(b *[grhBytes]byte) uint8 {
 	h[9] = 17
 	copy(h[12:], g.src[12:])
 	copy(h[16:], g.dst[12:])
-	var sum uint32
-	for i := 0; i < 20; i += 2 {
-		sum += uint32(be.Uint16(h[i:]))
-	}
-	sum = sum&0xffff + sum>>16
-	sum = sum&0xffff + sum>>16
-	be.PutUint16(h[10:], ^uint16(sum))
+	be.PutUint16(h[10:], ^ipv4Sum(h))
 	return l3IPv4
 }

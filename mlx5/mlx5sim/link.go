@@ -43,6 +43,9 @@ type burst struct {
 	from netip.AddrPort
 	size int
 	b    []byte
+	// ip is the IPv4 header of the burst's only packet, 20 bytes, where the link
+	// sees it. Else it is nil, and is taken to be what a UDP link sends.
+	ip []byte
 }
 
 // maxPacketBytes is the longest packet of the profile: an MTU of 4096 and the

@@ -27,22 +27,12 @@ func listen(d *Device) (*net.UDPConn, error) {
 type netLink struct {
 	dev  *Device
 	conn *net.UDPConn
-	out  chan int // indices of slots that are ready to go
-	free chan int // indices of slots that are empty
-	slot []netSlot
+	out  *outQueue
 	wg   sync.WaitGroup
 	quit chan struct{}
 	once sync.Once
 	err  error
 }
-
-type netSlot struct {
-	to netip.AddrPort
-	n  int
-	b  [maxPacketBytes]byte
-}
-
-const netSlots = 256
 
 func openNetLink(d *Device) (*netLink, error) {
 	conn, err := listen(d)
@@ -51,49 +41,23 @@ func openNetLink(d *Device) (*netLink, error) {
 	}
 	conn.SetReadBuffer(socketBufferBytes)  // best effort
 	conn.SetWriteBuffer(socketBufferBytes) // best effort
-	l := &netLink{
-		dev:  d,
-		conn: conn,
-		out:  make(chan int, netSlots),
-		free: make(chan int, netSlots),
-		slot: make([]netSlot, netSlots),
-		quit: make(chan struct{}),
-	}
-	for i := range netSlots {
-		l.free <- i
-	}
+	l := &netLink{dev: d, conn: conn, out: newOutQueue(), quit: make(chan struct{})}
 	l.wg.Go(l.writer)
 	l.wg.Go(l.reader)
 	return l, nil
 }
 
-func (l *netLink) send(runs []run) (refused int) {
-	for i := range runs {
-		r := &runs[i]
-		for b := r.b; len(b) > 0; {
-			pkt := b[:min(len(b), r.size)]
-			b = b[len(pkt):]
-			select {
-			case s := <-l.free:
-				l.slot[s].to = r.to
-				l.slot[s].n = copy(l.slot[s].b[:], pkt)
-				l.out <- s // has room for all slots
-			default:
-				refused++
-			}
-		}
-	}
-	return refused
-}
+func (l *netLink) send(runs []run) (refused int) { return l.out.put(runs) }
 
 func (l *netLink) writer() {
 	for {
 		select {
-		case s := <-l.out:
+		case s := <-l.out.ready:
 			// A packet that the system refuses is a lost one: the transport
 			// sends it again.
-			l.conn.WriteToUDPAddrPort(l.slot[s].b[:l.slot[s].n], l.slot[s].to)
-			l.free <- s
+			to, pkt := l.out.take(s)
+			l.conn.WriteToUDPAddrPort(pkt, to)
+			l.out.free <- s
 		case <-l.quit:
 			return
 		}

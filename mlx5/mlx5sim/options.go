@@ -2,6 +2,7 @@ package mlx5sim
 
 import (
 	"fmt"
+	"io"
 	"net/netip"
 	"sync/atomic"
 
@@ -17,6 +18,7 @@ type options struct {
 	fabric    *Fabric
 	mtu       uverbs.MTU
 	inProcess bool
+	frames    io.ReadWriteCloser
 }
 
 // WithName sets the RDMA device name. The default is mlx5_sim0, mlx5_sim1, and
@@ -38,6 +40,21 @@ func WithMTU(m uverbs.MTU) Option { return func(o *options) { o.mtu = m } }
 // fabric, starts no goroutine and opens no socket.
 func InProcess() Option { return func(o *options) { o.inProcess = true } }
 
+// WithEthernet puts the device on an Ethernet segment instead of a UDP socket:
+// each Write to frames is one frame that it sends, and each Read must return
+// one whole frame that arrived, without preamble and checksum. That may be a TAP
+// interface, a packet socket, or a connected socket to QEMU's "-netdev dgram".
+//
+// The device needs an IPv4 address of the segment ([WithAddr]), answers ARP for
+// it, and takes every peer to be on the segment: there is no router, no VLAN and
+// no IPv6. The segment must carry packets of IP, UDP and transport headers and
+// the MTU: 1100 bytes for [uverbs.MTU1024], 4200 for the default.
+//
+// Two goroutines of the device read and write; a Write that blocks makes the
+// device drop packets, which its transport repeats. Close of the device closes
+// frames, and that must end a Read and a Write that are under way.
+func WithEthernet(frames io.ReadWriteCloser) Option { return func(o *options) { o.frames = frames } }
+
 var nextName atomic.Uint32
 
 func makeOptions(opts []Option) (options, error) {
@@ -53,6 +70,9 @@ func makeOptions(opts []Option) (options, error) {
 	}
 	if o.addr.IsValid() && (o.addr.IsUnspecified() || o.addr.IsMulticast() || o.addr.Zone() != "") {
 		return o, fmt.Errorf("mlx5sim: %s cannot be a device's address: it must be a unicast address without a zone", o.addr)
+	}
+	if o.frames != nil && (!o.addr.Is4() || o.inProcess) {
+		return o, fmt.Errorf("mlx5sim: WithEthernet needs an IPv4 address by WithAddr, and excludes InProcess")
 	}
 	if o.name == "" {
 		o.name = fmt.Sprintf("mlx5_sim%d", nextName.Add(1)-1)

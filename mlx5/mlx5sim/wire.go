@@ -183,14 +183,14 @@ func (d *Device) deliver(bursts []burst) {
 		for b := bursts[i].b; len(b) > 0; {
 			pkt := b[:min(size, len(b))]
 			b = b[len(pkt):]
-			d.receive(from, pkt)
+			d.receive(from, bursts[i].ip, pkt)
 		}
 	}
 	d.flushWire()
 }
 
-// receive checks one packet and hands it to its QP.
-func (d *Device) receive(from netip.AddrPort, b []byte) {
+// receive checks one packet and hands it to its QP. ip is as in burst.
+func (d *Device) receive(from netip.AddrPort, ip, b []byte) {
 	drops := &d.stats.Drops
 	if d.down {
 		drops.PortDown++
@@ -207,6 +207,9 @@ func (d *Device) receive(from netip.AddrPort, b []byte) {
 		w.rxFrom = from
 		w.rxFlow = roce.NewFlow(from, netip.AddrPortFrom(d.addr, roce.Port))
 	}
+	if ip != nil {
+		w.rxFlow.SetIdentification(be.Uint16(ip[4:]), be.Uint16(ip[6:]))
+	}
 	if !w.rxFlow.Valid(b) {
 		drops.BadICRC++
 		return
@@ -216,7 +219,7 @@ func (d *Device) receive(from netip.AddrPort, b []byte) {
 		return
 	}
 	if p.Opcode.IsUD() {
-		d.receiveUD(from, &p)
+		d.receiveUD(from, ip, &p)
 		return
 	}
 	q := d.qps[p.DestQPN]

@@ -6,8 +6,8 @@ import (
 	"github.com/rrppcc-go/rrppcc/internal/roce"
 )
 
-// wireHopLimit is what the socket puts into IP's TTL. The receiver of a
-// datagram does not see the real one.
+// wireHopLimit is what links put into IP's TTL. The receiver of a UDP datagram
+// does not see the real one.
 const wireHopLimit = 64
 
 // sendDatagram sends a UD message. It completes at once, whatever becomes of
@@ -59,7 +59,7 @@ func (d *Device) datagramPath(gid [16]byte) *path {
 }
 
 // receiveUD brings a datagram to its QP, or drops and counts it.
-func (d *Device) receiveUD(from netip.AddrPort, p *roce.Packet) {
+func (d *Device) receiveUD(from netip.AddrPort, ip []byte, p *roce.Packet) {
 	n := uint64(len(p.Payload))
 	if n > uint64(d.mtuBytes()) {
 		d.stats.Drops.TooLong++
@@ -83,6 +83,9 @@ func (d *Device) receiveUD(from netip.AddrPort, p *roce.Packet) {
 	head := &d.fab.eng.grh
 	g := grh{src: from.Addr().As16(), dst: d.addr.As16(), hopLimit: wireHopLimit, payload: udWireBytes(n, p.Opcode.HasImm())}
 	l3 := g.put(head)
+	if ip != nil {
+		copy(head[grhBytes-ipv4Bytes:], ip)
+	}
 	s := q.scatterRecv(w, 0, head[:])
 	if s == synOK {
 		s = q.scatterRecv(w, grhBytes, p.Payload)
