@@ -163,7 +163,8 @@ func (cq *CQ) Depth() int { return cq.drv.Depth() }
 
 // Resize changes the queue's depth; the completions that are in it stay. Nobody
 // may poll or arm meanwhile. It fails with EINVAL if they do not fit, and with
-// [ErrNotSupported] where the provider cannot.
+// [ErrNotSupported] where the provider cannot; after either the queue is as it
+// was. After any other error it may be of no use: close it.
 func (cq *CQ) Resize(depth int) error {
 	r, ok := cq.drv.(CQResizer)
 	if !ok {
