@@ -32,8 +32,44 @@
 // goroutines at once. One mutex per fabric guards all device state; nothing
 // blocks under it.
 //
-// # What it is not
+// # What is modelled
 //
-// SRQ, XRC, memory windows, DEVX, raw packets and device memory answer with the
-// errno of a device that lacks them.
+//   - Queues: UD, RC and shared receive queues, CQs of 64- and 128-byte entries
+//     with arming, overrun and resizing, scatter-to-CQE as a QP's flags ask for it.
+//   - Operations: SEND, with immediate or invalidate, RDMA WRITE, with immediate,
+//     RDMA READ, COMPARE & SWAP, FETCH & ADD, LOCAL_INV and the binding of memory
+//     windows of both types, inline data, fences, NOP. Atomics are serialised
+//     over the whole fabric and executed once however often the wire repeats
+//     their request.
+//   - Rights: keys, bounds, access flags and PDs of MRs and windows, of an SRQ its
+//     own PD, QKeys, the QP state machine with SQD and its SQ_DRAINED.
+//   - Errors: retries and RNR retries with their budgets and timers, syndromes,
+//     flushing in order, and the async events of QPs, CQs, SRQs (limit, error, last
+//     WQE reached) and of the port ([Device.SetPortDown], [Device.SetPortUp]).
+//   - Commands: the ioctl methods that libmlx5 uses, and the write-style commands
+//     through INVOKE_WRITE that have no method: REREG_MR, RESIZE_CQ, ALLOC_MW,
+//     MODIFY_SRQ and QUERY_SRQ among them.
+//
+// # What is not
+//
+// UC, XRC, DC, raw packets, multicast, flow steering, DEVX, device memory,
+// counters, clocks, signatures and masked atomics are refused as a device
+// without them does, and so are on-demand paging and dma-buf MRs. CQEs are never
+// compressed. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only memory
+// windows can: for a LOCAL_INV the CQE says memory window bind error. An MR may
+// go while windows show it, and they grant nothing from then on. What a
+// ConnectX says of a SEND with invalidate that names such a key is not
+// known here: the sender gets a remote access error, the receive a local access
+// error. MODIFY_QP takes RTS to SQD as IBTA has it; some kernels refuse
+// that for mlx5. A datagram that came by the wire shows a hop limit of 64 and traffic
+// class 0, because a socket does not tell.
+//
+// # How it was checked
+//
+// What it decodes and answers is compared with bytes recorded of the real libmlx5
+// (testdata/golden/mlx5): work requests, SRQ free lists, CQEs as the library read
+// them, every command of whole sessions. The verbs conformance suite
+// (uverbs/verbstest) runs on it, in process and over UDP. Vendor syndromes,
+// timing below a timer's granularity and the order of events of different
+// objects are not those of hardware.
 package mlx5sim

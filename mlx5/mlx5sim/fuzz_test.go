@@ -1,12 +1,13 @@
 package mlx5sim
 
 import (
+	"bytes"
 	"testing"
 )
 
 // goldenWQEs are all send WQEs of the vectors, with the type of their QP.
 func goldenWQEs(t testing.TB) (wqes [][]byte, ud []bool) {
-	for _, name := range []string{"ud_send", "rc_send", "send_lists"} {
+	for _, name := range []string{"ud_send", "rc_send", "rc_send_wr_api", "send_lists"} {
 		g := loadGolden(t, name)
 		for _, v := range g.Vectors {
 			for i := range v.WQEs {
@@ -90,9 +91,11 @@ func FuzzDecodeWQE(f *testing.F) {
 }
 
 func FuzzDecodeRecvWQE(f *testing.F) {
-	for _, v := range loadGolden(f, "recv").Vectors {
-		for i := range v.WQEs {
-			f.Add([]byte(v.WQEs[i].Hex))
+	for _, name := range []string{"recv", "srq_recv"} {
+		for _, v := range loadGolden(f, name).Vectors {
+			for i := range v.WQEs {
+				f.Add([]byte(v.WQEs[i].Hex))
+			}
 		}
 	}
 	f.Add(segData(1, 1<<31, 7)) // a reserved bit is no length
@@ -122,6 +125,9 @@ func FuzzExecuteSQ(f *testing.F) {
 		f.Add(w, []byte(nil), uint16((len(w)+63)/64), ud[i], i%2 == 0)
 	}
 	f.Add(make([]byte, 4096), make([]byte, 512), uint16(64), false, true)
+	bind := append(make([]byte, 16), bytes.Join(umrBind(0, 1, &mr{}, 1, 1, 64, mwAccess), nil)...)
+	bind[3], bind[7], bind[12], bind[umrKLMAt+7] = opUMR, 12, 0xee, 1 // an imm that becomes the window's key
+	f.Add(bind, []byte(nil), uint16(4), false, false)
 	f.Fuzz(func(t *testing.T, sq, rq []byte, pi uint16, ud, noView bool) {
 		typ := "RC"
 		if ud {
@@ -130,8 +136,10 @@ func FuzzExecuteSQ(f *testing.F) {
 		p := newDuo(t, typ)
 		p.arena.noView = noView
 		p.qa.attr.timeout, p.qa.attr.rnrRetry = 0, 0 // nothing waits for a timer
-		m := p.a.mr(4096, accessLocalWrite|accessRemoteRead|accessRemoteWrite)
-		n := p.b.mr(4096, accessLocalWrite|accessRemoteRead|accessRemoteWrite)
+		m, n := p.a.mr(4096, allAccess|accessMWBind), p.b.mr(4096, allAccess)
+		win := p.a.mw(mwType2)
+		p.qb.attr.access |= accessRemoteAtomic
+		p.qa.answerInCQE, p.qb.recvInCQE = noView, !noView
 		ring := p.at(p.qa.sq.buf, p.qa.sq.size*wqebbBytes)
 		copy(ring, sq)
 		copy(p.at(p.qb.rq.buf, p.qb.rq.size*p.qb.rq.stride), rq)
@@ -148,6 +156,11 @@ func FuzzExecuteSQ(f *testing.F) {
 			ds, bbs := decodeCtrl(w)
 			w[0], w[1], w[2] = 0, 0, byte(i)
 			be.PutUint32(w[4:], p.qa.qpn<<8|uint32(w[7]&0x3f))
+			if w[12] == 0xee && ds > umrKLMAt/segBytes && len(w) >= umrKLMAt { // a window that may be bound
+				be.PutUint32(w[12:], win.key)
+				w[segBytes] |= umrInline
+				be.PutUint32(w[umrMKeyAt+4:], p.qa.qpn<<8|uint32(w[umrMKeyAt+7]))
+			}
 			av := segBytes
 			if ud && ds >= 4 && len(w) >= 64 {
 				copy(w[av+32:], p.b.d.gids[0].gid[:])
@@ -190,6 +203,47 @@ func FuzzExecuteSQ(f *testing.F) {
 		}
 		if failed > 1 || failed == 0 && q.attr.state == stateSQE {
 			t.Fatalf("%d failures in state %d", failed, q.attr.state)
+		}
+	})
+}
+
+// FuzzSRQ sends to a QP whose SRQ has arbitrary bytes and an arbitrary count of
+// them. Nothing may panic, and no WQE may be taken that was not announced.
+func FuzzSRQ(f *testing.F) {
+	for _, v := range loadGolden(f, "srq_recv").Vectors {
+		var ring []byte
+		for i := range v.WQEs {
+			ring = append(ring, v.WQEs[i].Hex...)
+		}
+		if len(ring) > 0 {
+			f.Add(ring, uint16(len(v.WQEs)), uint8(3), false)
+		}
+	}
+	f.Add([]byte{2: 0, 3: 0}, uint16(4), uint8(4), true) // a list that is a circle
+	f.Fuzz(func(t *testing.T, ring []byte, posted uint16, msgs uint8, noView bool) {
+		p := newDuo(t, "RC")
+		p.arena.noView = noView
+		p.qa.attr.rnrRetry = 0
+		s := p.b.srqOf(8, 64, p.qb)
+		s.limit = 2
+		dst := p.b.mr(4096, accessLocalWrite)
+		for at := srqNextBytes; at+segBytes <= len(ring); at += segBytes {
+			if ring[at+7]&1 == 1 { // name a real MR now and then
+				be.PutUint32(ring[at+4:], dst.key)
+				be.PutUint64(ring[at+8:], dst.iova+uint64(ring[at+15]))
+			}
+		}
+		copy(p.at(s.rq.buf, 8*64), ring)
+		be.PutUint32(p.at(s.dbrec, 4), uint32(posted))
+		for range msgs % 10 {
+			p.a.send(p.qa, ctrl{op: opSend}, segInline([]byte("message")))
+		}
+		taken := len(p.b.pollAll(p.qb.recvCQ))
+		if taken > int(posted) || uint32(taken) != s.rq.ci || s.head >= s.rq.size {
+			t.Fatalf("%d taken of %d posted, ci %d, head %d", taken, posted, s.rq.ci, s.head)
+		}
+		if posted > 8 && msgs%10 > 0 && !s.broken {
+			t.Fatal("a count beyond the queue was taken")
 		}
 	})
 }

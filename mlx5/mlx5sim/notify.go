@@ -42,22 +42,6 @@ func (c *cq) add(e *cqe) {
 			return
 		}
 	}
-	if !c.write(e) {
-		c.overran()
-		return
-	}
-	c.pi++
-	if e.solicited || e.syn != synOK {
-		c.eng.solPI = c.pi
-	}
-	if c.armed && (!c.armedSol || c.eng.solPI == c.pi) {
-		c.fire()
-	}
-}
-
-// write puts e into the entry at pi, and reports whether that could be
-// written.
-func (c *cq) write(e *cqe) bool {
 	b := &c.eng.entry
 	e.put(b)
 	if e.inline > 0 {
@@ -71,9 +55,17 @@ func (c *cq) write(e *cqe) bool {
 	if v := c.file.dma.View(at, cqeBytes); v != nil {
 		copy(v[:cqeBytes-4], b[:])
 		atomicStoreBE32(v[cqeBytes-4:], be.Uint32(b[cqeBytes-4:]))
-		return true
+	} else if c.file.dma.Write(at, b[:cqeBytes-4]) != nil || !store32(c.file.dma, at+cqeBytes-4, be.Uint32(b[cqeBytes-4:])) {
+		c.overran()
+		return
 	}
-	return c.file.dma.Write(at, b[:cqeBytes-4]) == nil && store32(c.file.dma, at+cqeBytes-4, be.Uint32(b[cqeBytes-4:]))
+	c.pi++
+	if e.solicited || e.syn != synOK {
+		c.eng.solPI = c.pi
+	}
+	if c.armed && (!c.armedSol || c.eng.solPI == c.pi) {
+		c.fire()
+	}
 }
 
 // inlineBytes is how much data an entry can carry.

@@ -59,11 +59,14 @@ func (c *cq) resize(buf uint64, size uint32, cqeSize int) error {
 	if used := (c.pi - v) & ciMask; c.overrun || used >= c.size || used >= size {
 		return syscall.EINVAL
 	}
-	if !c.write(&cqe{opcode: cqeResize}) {
-		return syscall.EFAULT
-	}
 	c.eng.ci = v & ciMask
-	c.pi++
+	armed := c.armed
+	c.armed = false // the entry is no completion: no event is due
+	c.add(&cqe{opcode: cqeResize})
+	c.armed = armed
+	if c.overrun {
+		return syscall.EFAULT // the old buffer is gone
+	}
 	c.eng.solPI++
 	c.eventPI++
 	c.buf, c.size, c.cqeSize = buf, size, cqeSize

@@ -35,27 +35,29 @@ func (q *qp) takeRecv() (*recvWQE, recvStatus) {
 	}
 	w.index = uint16(q.rq.ci)
 	w.sges, w.length = w.sges[:0], 0
-	b := q.viewRecv(&q.rq, q.rq.ci&(q.rq.size-1))
+	at := q.rq.slot(q.rq.ci)
 	q.rq.ci++
 	q.eng.recvTaken = true
+	b := q.file.dma.View(at, int(q.rq.stride))
 	if b == nil {
-		q.failRecv(w, synLocalQPOp)
-		return nil, recvDead
+		if b = q.copyRecv(at, q.rq.stride); b == nil {
+			q.failRecv(w, synLocalQPOp)
+			return nil, recvDead
+		}
 	}
 	w.decode(b)
 	return w, recvOK
 }
 
-// viewRecv returns entry slot of a queue of receives, nil if it cannot be
-// read. It is valid until the next call.
-func (q *qp) viewRecv(rq *wq, slot uint32) []byte {
-	at := rq.buf + uint64(slot)*uint64(rq.stride)
-	if b := q.file.dma.View(at, int(rq.stride)); b != nil {
-		return b
-	}
+// slot is the address of the entry of index i.
+func (w *wq) slot(i uint32) uint64 { return w.buf + uint64(i&(w.size-1))*uint64(w.stride) }
+
+// copyRecv returns a copy of the receive WQE of n bytes at addr, nil if it
+// cannot be read. It is valid until the next call.
+func (q *qp) copyRecv(addr uint64, n uint32) []byte {
 	buf := &q.file.dev.fab.eng.rwqe
-	*buf = grow(*buf, int(rq.stride))
-	if q.file.dma.Read(at, *buf) != nil {
+	*buf = grow(*buf, int(n))
+	if q.file.dma.Read(addr, *buf) != nil {
 		return nil
 	}
 	return *buf

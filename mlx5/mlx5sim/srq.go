@@ -227,7 +227,11 @@ func (q *qp) takeShared() (*recvWQE, recvStatus) {
 	if s.rq.ci == s.rq.pi {
 		return nil, recvEmpty
 	}
-	b := q.viewRecv(&s.rq, s.head)
+	at := s.rq.slot(s.head)
+	b := q.file.dma.View(at, int(s.rq.stride))
+	if b == nil {
+		b = q.copyRecv(at, s.rq.stride)
+	}
 	next := s.rq.size
 	if b != nil {
 		next = uint32(be.Uint16(b[2:]))

@@ -421,21 +421,6 @@ func (q *qp) onReadResponse(p *roce.Packet) {
 	q.takeAnswer(o, i, off, p.Payload)
 }
 
-func (q *qp) onAtomicAck(p *roce.Packet) {
-	if !q.advance(p.PSN) {
-		q.lostResponse()
-		return
-	}
-	o := &q.req.ops[q.req.head%wireOps]
-	if !o.op.isAtomic() || !p.AETH().Syndrome.IsAck() {
-		q.file.dev.stats.Drops.Malformed++
-		return
-	}
-	b := q.file.dev.fab.eng.word[:]
-	hostOrder.PutUint64(b, p.AtomicAck())
-	q.takeAnswer(o, 0, 0, b)
-}
-
 // takeAnswer stores data of the i-th packet that answers o, the oldest
 // operation, and ends o with the last one.
 func (q *qp) takeAnswer(o *wireOp, i uint32, off uint64, data []byte) {

@@ -216,8 +216,19 @@ func TestBrokenRequestsAreRefused(t *testing.T) {
 		{"empty Last", func(i in) [][]byte {
 			return [][]byte{i.packet(roce.RCSendFirst, nil, 1024), i.packet(roce.RCSendLast, nil, 0)}
 		}, roce.NAKInvalidRequest, 0x201, synFlush, eventQPReqErr},
-		{"atomic", func(i in) [][]byte { return [][]byte{i.packet(roce.RCFetchAdd, make([]byte, 28), 0)} },
-			roce.NAKInvalidRequest, 0x200, synFlush, eventQPReqErr},
+		{"atomic on memory without the right", func(i in) [][]byte { return [][]byte{i.packet(roce.RCFetchAdd, atomicETH(i.m.iova, i.m.key, 1, 0), 0)} },
+			roce.NAKRemoteAccess, 0x200, synFlush, eventQPAccessErr},
+		{"atomic with a wrong key", func(i in) [][]byte {
+			return [][]byte{i.packet(roce.RCCmpSwap, atomicETH(i.m.iova, i.m.key+1, 1, 0), 0)}
+		},
+			roce.NAKRemoteAccess, 0x200, synFlush, eventQPAccessErr},
+		{"atomic that is not aligned", func(i in) [][]byte {
+			i.m.access |= accessRemoteAtomic
+			return [][]byte{i.packet(roce.RCCmpSwap, atomicETH(i.m.iova+4, i.m.key, 1, 0), 0)}
+		}, roce.NAKInvalidRequest, 0x200, synFlush, eventQPReqErr},
+		{"atomic within a message", func(i in) [][]byte {
+			return [][]byte{i.packet(roce.RCSendFirst, nil, 1024), i.packet(roce.RCFetchAdd, atomicETH(i.m.iova, i.m.key, 1, 0), 0)}
+		}, roce.NAKInvalidRequest, 0x201, synFlush, eventQPReqErr},
 		{"SEND longer than the receive", func(i in) [][]byte {
 			return [][]byte{i.packet(roce.RCSendFirst, nil, 1024), i.packet(roce.RCSendLast, nil, 1000)}
 		}, roce.NAKInvalidRequest, 0x201, synLocalLen, -1},
@@ -247,7 +258,7 @@ func TestBrokenRequestsAreRefused(t *testing.T) {
 		}, roce.NAKInvalidRequest, 0x200, synFlush, eventQPReqErr},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStranger(t, nil)
+			s := newStranger(t, func(q *qp) { q.attr.access |= accessRemoteAtomic })
 			m, ro := s.mr(8192, accessLocalWrite|accessRemoteWrite), s.mr(8192, accessRemoteRead)
 			s.recv(s.q, m.sge(0, 1500))
 			psn := uint32(0x200)
@@ -366,15 +377,27 @@ func FuzzReceive(f *testing.F) {
 	for _, op := range []roce.Opcode{roce.RCWriteFirst, roce.RCWriteOnlyImm, roce.RCReadRequest} {
 		f.Add(seed.packet(roce.BTH{Opcode: op, PSN: 0x200, AckReq: true}, reth(m.iova, m.key, 1024), nil), uint8(2))
 	}
+	for _, op := range []roce.Opcode{roce.RCCmpSwap, roce.RCFetchAdd} {
+		f.Add(seed.packet(roce.BTH{Opcode: op, PSN: 0x200, AckReq: true}, atomicETH(m.iova, m.key, 1, 0), nil), uint8(3))
+	}
+	f.Add(seed.packet(roce.BTH{Opcode: roce.RCSendLastInv, PSN: 0x200}, []byte{0, 1, 2, 3}, nil), uint8(1))
+	f.Add(seed.packet(roce.BTH{Opcode: roce.RCAtomicAck, PSN: 0x102}, make([]byte, 12), nil), uint8(1))
 	f.Fuzz(func(t *testing.T, b []byte, again uint8) {
 		if len(b) < 16 || len(b) > 5000 {
 			return
 		}
-		s := newStranger(t, nil)
-		m := s.mr(8192, accessLocalWrite|accessRemoteRead|accessRemoteWrite)
+		s := newStranger(t, func(q *qp) {
+			q.attr.access |= accessRemoteAtomic
+			q.recvInCQE, q.answerInCQE = again&4 != 0, again&4 != 0
+		})
+		m := s.mr(8192, allAccess)
 		s.recv(s.q, m.sge(0, 4096))
 		s.put(s.q, ctrl{op: opRead, flags: ce}, segRAddr(0x1000, 0x79), m.sge(0, 2000))
+		s.put(s.q, ctrl{op: opFetchAdd, flags: ce}, segRAddr(0x1000, 0x79), segAtomic(1, 0), m.sge(0, 8))
 		s.put(s.q, ctrl{op: opSend, flags: ce}, m.sge(0, 2000))
+		if again&8 != 0 {
+			s.srqOf(4, 32, s.q).post(m.sge(0, 4096))
+		}
 		s.ring(s.q)
 		ud := s.node.qp("UD", qpOpts{qpn: 0x55})
 		ud.to(stateInit, stateRTR, stateRTS)
