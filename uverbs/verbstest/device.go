@@ -50,7 +50,7 @@ func Devices(name, name2 string) (Backend, error) {
 		v := release()
 		b.Deviations = rxeDeviations(v)
 		if v[0] == 6 && v[1] < 12 {
-			b.Lacks[ReregMR] = "rxe has it from 6.x on"
+			b.Lacks[ReregMR] = "rxe on 6.1 cannot; on 6.12 it can"
 		}
 	case "mlx5_core":
 		b.Deviations = []Deviation{{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"}}

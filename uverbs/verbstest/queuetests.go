@@ -123,10 +123,14 @@ var queueTests = []test{
 		dev, err := e.a.ctx.QueryDevice()
 		e.must(err)
 		pd, cq := e.a.pd(), e.a.cq(8, nil)
+		tooDeep := dev.MaxCQE + 1
+		if tooDeep > 1<<20 {
+			tooDeep = 1 << 24 // no device: it saves the memory that a provider prepares before it asks
+		}
 		for name, attr := range map[string]uverbs.CQInitAttr{
 			"depth 0":        {},
 			"depth -1":       {Depth: -1},
-			"too deep":       {Depth: dev.MaxCQE + 1},
+			"too deep":       {Depth: tooDeep},
 			"no such vector": {Depth: 8, Vector: e.a.ctx.NumCompVectors() + 1000},
 		} {
 			if got, err := e.a.ctx.CreateCQ(&attr); err == nil {

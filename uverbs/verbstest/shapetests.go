@@ -2,6 +2,7 @@ package verbstest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/rrppcc-go/rrppcc/uverbs"
 )
@@ -111,7 +112,8 @@ var shapeTests = []test{
 		}
 	}},
 	{name: "InlineDataAreCopiedByThePost", run: func(e *env) {
-		a, z := e.connect(shape{inline: 100}, rc{})
+		// A short queue, so that the data often lie around its end.
+		a, z := e.connect(shape{wrs: 4, inline: 100}, rc{})
 		room := int(a.qp.Cap().MaxInline)
 		if room < 100 {
 			e.Fatalf("MaxInline %d, asked for 100", room)
@@ -121,7 +123,7 @@ var shapeTests = []test{
 			return uverbs.SGE{Addr: addrOf(src) + uint64(off), Length: uint32(n), LKey: 0xdead}
 		}
 		want := make([]byte, room)
-		for i, n := range []int{0, 1, 3, 4, 12, 28, 59, 60, 61, 99, 100, room} {
+		for i, n := range slices.Repeat([]int{0, 1, 3, 4, 12, 28, 59, 60, 61, 99, 100, room}, 4) {
 			for _, op := range []uverbs.WROpcode{uverbs.WRSend, uverbs.WRSendWithImm, uverbs.WRRDMAWrite} {
 				fill(src[:n], byte(i)+byte(op)*40)
 				clear(dst.Bytes())

@@ -92,19 +92,22 @@ var srqTests = []test{
 		if got, err := srq.Query(); err != nil || got.Limit != 5 || got.MaxWR < 32 || got.MaxSGE < 2 {
 			e.Errorf("Query: %+v, %v", got, err)
 		}
-		for i := range uint64(8) {
+		for i := range uint64(6) {
 			a.send(uverbs.SendWR{WRID: i, Opcode: uverbs.WRSend, Flags: uverbs.SendSignaled})
 			a.sent(i, uverbs.WCSend)
 			z.received(i, uverbs.WCRecv, 0)
-			if i == 3 { // 6 are left
+			if i == 4 { // 5 are left: not fewer
 				if got := e.noEvent(e.z); got != noEvent {
-					e.Fatalf("event %s above the limit", got)
+					e.Fatalf("event %s at the limit", got)
 				}
 			}
 		}
 		if ev := e.async(e.z); ev.Type != uverbs.EventSRQLimitReached || ev.SRQ != srq {
 			e.Errorf("event %v of %v, want the SRQ's limit", ev.Type, ev.SRQ)
 		}
+		a.send(uverbs.SendWR{WRID: 6, Opcode: uverbs.WRSend, Flags: uverbs.SendSignaled})
+		a.sent(6, uverbs.WCSend)
+		z.received(6, uverbs.WCRecv, 0)
 		if got := e.noEvent(e.z); got != noEvent {
 			e.Errorf("one more event: %s", got)
 		}
