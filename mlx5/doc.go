@@ -69,7 +69,8 @@
 //
 // With scatter-to-CQE, Poll copies the data to the addresses of the work request.
 // These must therefore be addresses of this process: no dma-buf, no zero-based
-// region; and a QP must not be closed while another goroutine polls its CQs. It
+// region; and a QP must not be closed while another goroutine polls its CQs. Nor
+// does anybody check the keys of memory that the device does not write itself. It
 // saves the device one write per small message; this module's RPC sends those as
 // datagrams, for which it does not exist. So it is off unless asked for.
 //
