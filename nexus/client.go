@@ -17,7 +17,9 @@ import (
 // Connect is about to return.
 //
 // The errors are *RefusedError, *TimeoutError, the context's (wrapped),
-// ErrDisconnected (the server accepted and changed its mind) and ErrClosed.
+// ErrDisconnected (the server accepted and changed its mind) and ErrClosed. With a
+// key, a refusal for want of a common key or version is not believed at once: it
+// is the error if no better answer comes within 2 s.
 func (n *Nexus) Connect(ctx context.Context, uri string, endpoint uint16, payload []byte, onDown func(error)) (*Conn, []byte, error) {
 	if len(payload) > MaxPayload {
 		return nil, nil, fmt.Errorf("nexus: connect to %s: payload of %d bytes, at most %d fit", uri, len(payload), MaxPayload)
@@ -53,13 +55,20 @@ func (n *Nexus) Connect(ctx context.Context, uri string, endpoint uint16, payloa
 		return nil, nil, ErrClosed
 	}
 	n.clients[c.id] = c
+	if n.key != nil {
+		c.attempt = n.newAttempt(c.tried, payload)
+	}
 	n.mu.Unlock()
 
-	m := &message{version: version, kind: kindConnect, from: n.incarnation, id: c.id, endpoint: endpoint, payload: payload}
-	n.ask(ctx, c, m.encode())
+	n.ask(ctx, c, payload)
 
 	var out actions
 	n.mu.Lock()
+	a := c.attempt
+	c.attempt = nil
+	if a != nil && a.patience != nil {
+		a.patience.Stop()
+	}
 	switch {
 	case c.state == stateLive:
 		// Only now: a connection that ends earlier is an error of Connect.
@@ -69,7 +78,16 @@ func (n *Nexus) Connect(ctx context.Context, uri string, endpoint uint16, payloa
 		// if that is lost too, its first Ping finds out.
 		n.bury(c)
 		for _, to := range c.tried {
-			out.send(to, &message{version: version, kind: kindDisconnect, from: n.incarnation, id: c.id})
+			d := &message{version: version, kind: kindDisconnect, from: n.incarnation, id: c.id}
+			if a != nil {
+				if d.to = a.server; d.to == 0 || to != a.via {
+					continue // it knows nothing of us
+				}
+			}
+			out.send(to, d)
+		}
+		if a != nil && !a.proved && a.doubtful != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			c.refused = a.doubtful // rather than that the time is over
 		}
 	}
 	state, err := c.state, c.err
@@ -90,9 +108,13 @@ func (n *Nexus) Connect(ctx context.Context, uri string, endpoint uint16, payloa
 }
 
 // ask sends a Connect, to each address in turn, until c is answered or ctx ends.
-func (n *Nexus) ask(ctx context.Context, c *Conn, b []byte) {
+func (n *Nexus) ask(ctx context.Context, c *Conn, payload []byte) {
 	for i, pause := 0, n.retryFirst; ctx.Err() == nil; i++ {
-		n.write(c.tried[i%len(c.tried)], b)
+		to := c.tried[i%len(c.tried)]
+		n.mu.Lock()
+		b := n.connectMessage(c, to, payload).encode()
+		n.mu.Unlock()
+		n.write(to, b)
 		t := time.NewTimer(pause)
 		select {
 		case <-c.answered:
@@ -119,7 +141,7 @@ func (n *Nexus) onAccept(from addrPort, m *message, out *actions) {
 		if !slices.Contains(c.tried, from) {
 			from = c.tried[0] // a host of several addresses; this one is known to work
 		}
-		c.peer = n.peer(from, m.from, out)
+		c.peer = n.peer(from, m, out)
 		c.peer.heard = time.Now()
 		c.state = stateLive
 		c.peer.add(c)
@@ -144,8 +166,12 @@ func (n *Nexus) onRefuse(m *message) {
 		return
 	}
 	text := string(m.payload)
-	if m.version != version && text == "" {
+	switch {
+	case text != "":
+	case m.version != version:
 		text = fmt.Sprintf("the server speaks version %d, we %d", m.version, version)
+	case m.reason == ReasonKey:
+		text = "the process there has a key, and we have none"
 	}
 	c.refused = &RefusedError{Reason: m.reason, Text: text}
 	n.bury(c)

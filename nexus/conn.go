@@ -45,6 +45,7 @@ type Conn struct {
 	reply    []byte
 	refused  *RefusedError
 	tried    []addrPort
+	attempt  *attempt // while connecting with a key
 
 	// Server: the client's incarnation (immutable), what a Connect is answered
 	// with, and the running Accept's context.
@@ -225,7 +226,8 @@ func (n *Nexus) find(m *message) *Conn {
 }
 
 func (n *Nexus) onDisconnect(from addrPort, m *message, out *actions) {
-	// A client that gave up before any answer does not know our incarnation.
+	// A client without a key that gave up before any answer does not know our
+	// incarnation.
 	if m.to != 0 && m.to != n.incarnation {
 		n.stats.Stale++
 		return

@@ -38,6 +38,9 @@ const (
 	ReasonBadRequest
 	// ReasonShuttingDown: the process or the endpoint is about to end.
 	ReasonShuttingDown
+	// ReasonKey: one of the two processes has a key, and the other has none or
+	// another one; see [WithKey].
+	ReasonKey
 )
 
 func (r Reason) String() string {
@@ -58,6 +61,8 @@ func (r Reason) String() string {
 		return "bad request"
 	case ReasonShuttingDown:
 		return "shutting down"
+	case ReasonKey:
+		return "no common key"
 	}
 	return fmt.Sprintf("reason %d", uint16(r))
 }

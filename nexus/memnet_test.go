@@ -28,6 +28,7 @@ type memNet struct {
 	// filter, if set, decides about each packet; false loses it.
 	filter func(from, to netip.AddrPort, b []byte) bool
 	sent   map[kind]int
+	keyed  bool // whether start gives a key
 }
 
 func newMemNet(seed uint64) *memNet {
@@ -133,10 +134,16 @@ const (
 	addrB = "10.0.0.2:2000"
 )
 
+var testSecret = []byte("the secret of the tests: 32 byte")
+
 // start makes a Nexus on the network, closed at the test's end.
 func start(t *testing.T, m *memNet, addr string, opts ...Option) *Nexus {
 	t.Helper()
-	n, err := New(addr, append([]Option{WithConn(m.listen(addr))}, opts...)...)
+	first := []Option{WithConn(m.listen(addr))}
+	if m.keyed {
+		first = append(first, WithKey(testSecret))
+	}
+	n, err := New(addr, append(first, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,9 +235,23 @@ func connect(t *testing.T, n *Nexus, uri string, endpoint uint16, d *downs) *Con
 	return c
 }
 
-// virtual runs the test in virtual time with a network.
+// virtual runs the test in virtual time with a network, without a key and with
+// one.
 func virtual(t *testing.T, f func(t *testing.T, m *memNet)) {
+	t.Run("clear", func(t *testing.T) { unkeyed(t, f) })
+	t.Run("sealed", func(t *testing.T) { keyed(t, f) })
+}
+
+func unkeyed(t *testing.T, f func(t *testing.T, m *memNet)) {
 	synctest.Test(t, func(t *testing.T) { f(t, newMemNet(1)) })
+}
+
+func keyed(t *testing.T, f func(t *testing.T, m *memNet)) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemNet(1)
+		m.keyed = true
+		f(t, m)
+	})
 }
 
 // live is what a Nexus has, for comparison.

@@ -34,6 +34,10 @@ type Nexus struct {
 	timeout     time.Duration
 	retryFirst  time.Duration
 	retryMax    time.Duration
+	started     time.Time
+	secret      []byte // only until the key is made
+	wantKey     bool
+	key         *key // nil: messages go in clear
 
 	loops sync.WaitGroup
 	wake  chan struct{} // one token: the timer loop has something to wait for
@@ -45,11 +49,13 @@ type Nexus struct {
 	servers   map[serverKey]*Conn
 	tombs     []tombstone // the oldest first
 	peers     map[peerKey]*Peer
-	pinged    map[uint64]*Peer // by the random numbers of Pings
+	pinged    map[uint64]*Peer   // by the random numbers of Pings
+	senders   map[uint64]*sender // with a key, by incarnation
+	idle      []*sender          // without Peers, about the oldest first
 	lastTick  time.Time
 	accepting int
 	closing   bool
-	idle      chan struct{} // while closing: closed when no Accept runs
+	accepted  chan struct{} // while closing: closed when no Accept runs
 	closed    chan struct{} // closed when Close has ended
 	closeErr  error
 	stats     Stats
@@ -65,6 +71,10 @@ type Stats struct {
 	Busy       uint64 // Connects dropped because too many were being accepted
 	Duplicates uint64 // Connects that were answered, or were being answered, already
 	SendErrors uint64
+	Unsealed   uint64 // messages in clear to a Nexus with a key, or sealed to one without
+	Forged     uint64 // sealed with another key, or altered
+	Replayed   uint64 // sealed, and had before or too old to tell
+	Challenges uint64 // Connects that have to come again with a cookie
 	Pings      uint64 // sent
 
 	Peers int
@@ -88,13 +98,19 @@ func New(uri string, opts ...Option) (*Nexus, error) {
 		servers:     make(map[serverKey]*Conn),
 		peers:       make(map[peerKey]*Peer),
 		pinged:      make(map[uint64]*Peer),
-		idle:        make(chan struct{}),
+		senders:     make(map[uint64]*sender),
+		accepted:    make(chan struct{}),
+		started:     time.Now(),
 		closed:      make(chan struct{}),
 	}
 	for _, o := range opts {
 		o(n)
 	}
 	host, port, err := splitURI(uri)
+	if err == nil && n.wantKey {
+		n.key, err = newKey(n.secret, n.incarnation)
+		n.secret = nil
+	}
 	if err != nil {
 		if n.conn != nil {
 			n.conn.Close()
@@ -115,7 +131,9 @@ func New(uri string, opts ...Option) (*Nexus, error) {
 	}
 	n.addr = unmap(n.addr)
 	n.uri = net.JoinHostPort(host, fmt.Sprint(n.addr.Port()))
-	n.log.Info("nexus: listening; there is no key, so anybody who can reach the port can open sessions", "uri", n.uri)
+	if n.key == nil {
+		n.log.Info("nexus: listening; there is no key, so anybody who can reach the port can open sessions", "uri", n.uri)
+	}
 	n.loops.Go(n.receiveLoop)
 	n.loops.Go(n.timerLoop)
 	return n, nil
@@ -190,19 +208,30 @@ func (n *Nexus) Stats() Stats {
 	return s
 }
 
+// age is the time since the Nexus was made.
+func (n *Nexus) age() time.Duration { return time.Since(n.started) }
+
 // actions are what a message handler wants done once the lock is released:
 // datagrams to send, callbacks to call.
 type actions struct {
-	to    []addrPort
-	data  [][]byte
+	data  []datagram
 	calls []func()
+}
+
+type datagram struct {
+	to    addrPort
+	b     []byte // as encoded
+	clear bool   // not to be sealed, even if there is a key
 }
 
 func (a *actions) send(to addrPort, m *message) { a.sendEncoded(to, m.encode()) }
 
 func (a *actions) sendEncoded(to addrPort, b []byte) {
-	a.to = append(a.to, to)
-	a.data = append(a.data, b)
+	a.data = append(a.data, datagram{to: to, b: b})
+}
+
+func (a *actions) sendClear(to addrPort, m *message) {
+	a.data = append(a.data, datagram{to: to, b: m.encode(), clear: true})
 }
 
 func (a *actions) call(f func()) { a.calls = append(a.calls, f) }
@@ -213,12 +242,24 @@ func (a *actions) run(n *Nexus) {
 	for _, f := range a.calls {
 		f()
 	}
-	for i, b := range a.data {
-		n.write(a.to[i], b)
+	for _, d := range a.data {
+		if d.clear {
+			n.writeRaw(d.to, d.b)
+		} else {
+			n.write(d.to, d.b)
+		}
 	}
 }
 
+// write sends an encoded message, sealed if there is a key.
 func (n *Nexus) write(to addrPort, b []byte) {
+	if n.key != nil {
+		b = n.key.seal(b)
+	}
+	n.writeRaw(to, b)
+}
+
+func (n *Nexus) writeRaw(to addrPort, b []byte) {
 	if _, err := n.conn.WriteToUDPAddrPort(b, to); err != nil {
 		// As good as lost on the way; whoever needs an answer tries again.
 		n.mu.Lock()
@@ -228,7 +269,7 @@ func (n *Nexus) write(to addrPort, b []byte) {
 }
 
 func (n *Nexus) receiveLoop() {
-	buf := make([]byte, maxMessage+1) // one more, to notice what is too long
+	buf := make([]byte, maxSealed+1) // one more, to notice what is too long
 	for pause := time.Duration(0); ; {
 		size, from, err := n.conn.ReadFromUDPAddrPort(buf)
 		if err == nil {
@@ -254,16 +295,30 @@ func (n *Nexus) receiveLoop() {
 
 func (n *Nexus) receive(from addrPort, b []byte) {
 	m, err := decode(b)
+	if err == nil && m.sealed && n.key != nil {
+		err = n.open(&m, b)
+	}
 	var out actions
 	n.mu.Lock()
 	switch {
 	case errors.Is(err, errForeign):
 		n.stats.Foreign++
+	case errors.Is(err, errForged):
+		n.stats.Forged++
+		n.refuseKey(from, &m, &out)
 	case err != nil:
 		n.stats.Malformed++
 	case m.version != version:
 		n.stats.Version++
 		n.onOtherVersion(from, &m, &out)
+	case m.sealed != (n.key != nil):
+		n.stats.Unsealed++
+		if n.key != nil && m.kind == kindRefuse && m.reason == ReasonKey {
+			n.onDoubtfulRefuse(&m)
+		}
+		n.refuseKey(from, &m, &out)
+	case m.sealed:
+		n.onSealed(from, &m, &out)
 	default:
 		n.dispatch(from, &m, &out)
 	}
@@ -297,8 +352,10 @@ func (n *Nexus) dispatch(from addrPort, m *message, out *actions) {
 func (n *Nexus) onOtherVersion(from addrPort, m *message, out *actions) {
 	switch {
 	case m.kind == kindConnect:
-		out.send(from, &message{version: version, kind: kindRefuse, acceptor: true, from: n.incarnation, to: m.from, id: m.id,
+		out.sendClear(from, &message{version: version, kind: kindRefuse, acceptor: true, from: n.incarnation, to: m.from, id: m.id,
 			reason: ReasonVersion, payload: fmt.Appendf(nil, "the server speaks version %d", version)})
+	case m.kind == kindRefuse && m.reason == ReasonVersion && n.key != nil:
+		n.onDoubtfulRefuse(m)
 	case m.kind == kindRefuse && m.reason == ReasonVersion:
 		n.onRefuse(m)
 	}
@@ -312,8 +369,8 @@ func (n *Nexus) wakeTimer() {
 	}
 }
 
-// timerLoop ticks while there are peers, and waits for the next tombstone to
-// expire while there are only those.
+// timerLoop ticks while there are peers, and waits for the next tombstone or
+// sender to expire while there are only those.
 func (n *Nexus) timerLoop() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -330,6 +387,8 @@ func (n *Nexus) timerLoop() {
 			}
 		case len(n.tombs) > 0:
 			next = n.tombs[0].expires
+		case len(n.idle) > 0:
+			next = n.idle[0].due
 		default:
 			next = time.Time{}
 		}
@@ -350,6 +409,7 @@ func (n *Nexus) timerLoop() {
 			n.mu.Lock()
 			n.tick(time.Now(), &out)
 			n.expireTombstones(time.Now())
+			n.expireSenders(time.Now())
 			n.mu.Unlock()
 			out.run(n)
 		}
@@ -394,7 +454,7 @@ func (n *Nexus) Close() error {
 		}
 	}
 	if n.accepting == 0 {
-		close(n.idle)
+		close(n.accepted)
 	}
 	n.mu.Unlock()
 	out.run(n)
@@ -404,7 +464,7 @@ func (n *Nexus) Close() error {
 	t := time.NewTimer(closeTimeout)
 	defer t.Stop()
 	select {
-	case <-n.idle:
+	case <-n.accepted:
 	case <-t.C:
 		n.mu.Lock()
 		errs = append(errs, fmt.Errorf("nexus: close: %d Accept calls ignore their context", n.accepting))

@@ -194,27 +194,37 @@ func TestOtherVersionsAreRefusedBothWays(t *testing.T) {
 	})
 }
 
+// twoFaced receives at one address and sends from another, as a host of several
+// addresses may.
+type twoFaced struct {
+	*memConn
+	out *memConn
+}
+
+func (c twoFaced) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	return c.out.WriteToUDPAddrPort(b, to)
+}
+
 func TestServerMayAnswerFromAnotherAddress(t *testing.T) {
 	virtual(t, func(t *testing.T, m *memNet) {
 		a := start(t, m, addrA)
-		in, out := m.listen(addrB), m.listen("10.0.0.3:3000")
-		defer in.Close()
+		out := m.listen("10.0.0.3:3000")
 		defer out.Close()
-		go func() {
-			buf := make([]byte, 2000)
-			n, from, err := in.ReadFromUDPAddrPort(buf)
-			if err != nil {
-				return
-			}
-			msg, _ := decode(buf[:n])
-			_, _ = out.WriteToUDPAddrPort((&message{version: 1, kind: kindAccept, acceptor: true, from: 5, to: msg.from, id: msg.id}).encode(), from)
-		}()
-		c, _, err := a.Connect(t.Context(), addrB, 7, nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		in := twoFaced{m.listen(addrB), out}
+		b := start(t, m, addrB, WithConn(in))
+		m.set(func() { m.ports[in.addr], m.ports[out.addr] = in.memConn, in.memConn })
+		s := serve(t, b, 7)
+		var d downs
+		c := connect(t, a, addrB, 7, &d)
 		if c.Peer().Addr() != in.addr {
 			t.Errorf("the peer is taken to be at %v", c.Peer().Addr())
+		}
+		time.Sleep(time.Minute)
+		if len(d.all())+len(s.ended()) != 0 {
+			t.Error(d.all(), s.ended())
+		}
+		if err := c.Close(t.Context()); err != nil {
+			t.Error(err)
 		}
 	})
 }
@@ -273,8 +283,12 @@ func FuzzReceive(f *testing.F) {
 	for _, m := range validMessages() {
 		f.Add(m.encode())
 	}
+	fuzzReceive(f)
+}
+
+func fuzzReceive(f *testing.F, opts ...Option) {
 	m := newMemNet(1)
-	n, err := New(addrA, WithConn(m.listen(addrA)))
+	n, err := New(addrA, append(opts, WithConn(m.listen(addrA)))...)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -21,6 +22,14 @@ const (
 	// on a server that is starting up with thousands of clients waiting.
 	defaultRetryFirst = 50 * time.Millisecond
 	defaultRetryMax   = time.Second
+
+	// How long a client with a key goes on asking when all that it gets is a
+	// refusal that anybody may have sent. A true answer would be there by then.
+	doubtfulTimeout = 2 * time.Second
+
+	// For how many intervals a peer with a key that is said to have restarted may
+	// prove the opposite.
+	doubtIntervals = 3
 
 	connectTimeout    = 5 * time.Second  // where the context has no deadline
 	disconnectTimeout = 2 * time.Second  // likewise
@@ -55,6 +64,17 @@ func WithLogger(l *slog.Logger) Option {
 			n.log = l
 		}
 	}
+}
+
+// WithKey makes the Nexus talk only to processes that have the same secret:
+// session management is encrypted and authenticated, and what somebody has
+// recorded cannot be used again. The secret must have at least 16 bytes, and must
+// be random (say, 32 bytes of /dev/urandom): it is not strengthened against
+// guessing, as a password would have to be. The package comment says what it
+// protects from. The first connection to a process takes a round trip more.
+func WithKey(secret []byte) Option {
+	secret = slices.Clone(secret)
+	return func(n *Nexus) { n.secret, n.wantKey = secret, true }
 }
 
 // WithConn makes the Nexus use c and not open a socket of its own. The Nexus

@@ -15,6 +15,7 @@ type Peer struct {
 	addr        netip.AddrPort
 	incarnation uint64
 	touched     atomic.Bool
+	sender      *sender // nil without a key
 
 	// Below: guarded by Nexus.mu.
 	refs  int        // connections that are live or being accepted
@@ -25,6 +26,7 @@ type Peer struct {
 	quiet int        // ticks without a Ping because data flowed
 	pings [8]uint64  // random numbers of the latest Pings
 	sent  int        // Pings so far
+	doubt time.Time  // not zero: since when it is said to have restarted
 }
 
 type peerKey struct {
@@ -55,12 +57,18 @@ const quietTicks = 16
 // maxChallenges bounds how many Pings one Connect, which may be forged, causes.
 const maxChallenges = 4
 
-// peer finds or makes the record and counts a reference.
-func (n *Nexus) peer(addr netip.AddrPort, incarnation uint64, out *actions) *Peer {
+// peer finds or makes the record of a message's sender and counts a reference.
+func (n *Nexus) peer(addr netip.AddrPort, m *message, out *actions) *Peer {
+	incarnation := m.from
 	key := peerKey{addr, incarnation}
+	n.admit(m)
 	p := n.peers[key]
 	if p == nil {
 		p = &Peer{addr: addr, incarnation: incarnation, heard: time.Now()}
+		if m.sender != nil {
+			p.sender = m.sender
+			p.sender.peers++
+		}
 		challenges := 0
 		for _, old := range n.peers {
 			if old.addr == addr && challenges < maxChallenges {
@@ -80,6 +88,11 @@ func (n *Nexus) unref(p *Peer) {
 		delete(n.peers, peerKey{p.addr, p.incarnation})
 		for _, nonce := range p.pings {
 			delete(n.pinged, nonce)
+		}
+		if s := p.sender; s != nil {
+			if s.peers--; s.peers == 0 {
+				n.rest(s)
+			}
 		}
 	}
 }
@@ -156,7 +169,7 @@ func (n *Nexus) onPong(m *message, out *actions) {
 		n.stats.Stale++
 		return
 	}
-	p.heard = time.Now()
+	p.heard, p.doubt = time.Now(), time.Time{}
 	for id := range m.ids {
 		var c *Conn
 		if m.acceptor {
@@ -176,6 +189,19 @@ func (n *Nexus) onReset(m *message, out *actions) {
 		n.stats.Stale++
 		return
 	}
+	if m.sealed {
+		// Any process with the key says so of a Ping that was led to it. Unless
+		// the peer proves that it is still there, it is true.
+		if p.doubt.IsZero() {
+			p.doubt = time.Now()
+			n.ping(p, out)
+		}
+		return
+	}
+	n.restarted(p, out)
+}
+
+func (n *Nexus) restarted(p *Peer, out *actions) {
 	n.peerDown(p, fmt.Errorf("%w: %v has restarted", ErrPeerDead, p.addr), out)
 }
 
@@ -198,11 +224,11 @@ func (n *Nexus) tick(now time.Time, out *actions) {
 			p.heard = now
 		}
 		if len(p.conns[roleClient])+len(p.conns[roleServer]) == 0 {
-			p.heard = now // only being accepted: nothing to lose yet
+			p.heard, p.doubt = now, time.Time{} // only being accepted: nothing to lose yet
 			continue
 		}
 		if p.touched.Swap(false) {
-			p.heard = now
+			p.heard, p.doubt = now, time.Time{}
 			if p.quiet++; p.quiet < quietTicks {
 				continue
 			}
@@ -211,6 +237,13 @@ func (n *Nexus) tick(now time.Time, out *actions) {
 		if silence := now.Sub(p.heard); silence >= n.timeout {
 			n.peerDown(p, fmt.Errorf("%w: %v has not answered for %v", ErrPeerDead, p.addr, silence.Round(time.Millisecond)), out)
 			continue
+		}
+		if !p.doubt.IsZero() {
+			p.doubt = p.doubt.Add(stall)
+			if now.Sub(p.doubt) >= doubtIntervals*n.interval {
+				n.restarted(p, out)
+				continue
+			}
 		}
 		n.ping(p, out)
 	}

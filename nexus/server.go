@@ -73,7 +73,11 @@ func (n *Nexus) onConnect(from addrPort, m *message, out *actions) {
 	case n.closing:
 		out.sendEncoded(from, n.refusal(c, ReasonShuttingDown, ""))
 		return
+	case n.crowded(m):
+		n.stats.Busy++
+		return
 	case a == nil:
+		n.admit(m)
 		c.answer = n.refusal(c, ReasonNoSuchEndpoint, fmt.Sprintf("endpoint %d", m.endpoint))
 		n.servers[key] = c
 		n.bury(c)
@@ -86,7 +90,7 @@ func (n *Nexus) onConnect(from addrPort, m *message, out *actions) {
 	ctx, cancel := context.WithTimeout(context.Background(), acceptTimeout)
 	c.cancel = cancel
 	c.state = stateAccepting
-	c.peer = n.peer(from, m.from, out)
+	c.peer = n.peer(from, m, out)
 	n.servers[key] = c
 	n.accepting++
 	payload := slices.Clone(m.payload)
@@ -139,7 +143,7 @@ func (n *Nexus) accept(ctx context.Context, a Acceptor, c *Conn, from addrPort, 
 
 	n.mu.Lock()
 	if n.accepting--; n.accepting == 0 && n.closing {
-		close(n.idle)
+		close(n.accepted)
 	}
 	n.mu.Unlock()
 }

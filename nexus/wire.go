@@ -31,12 +31,17 @@ const (
 	kindPing
 	kindPong
 	kindReset
+	kindChallenge // only sealed
 )
 
 // flagAcceptor says that the sender is the connection's accepting side (of a
 // Ping: that the ids are of connections that it accepted). A process may
-// connect to itself, and then has both sides under one id.
-const flagAcceptor = 1 << 0
+// connect to itself, and then has both sides under one id. flagSealed says that
+// the payload is encrypted and the whole message authenticated.
+const (
+	flagAcceptor = 1 << 0
+	flagSealed   = 1 << 1
+)
 
 // message is a decoded datagram. The payload aliases the datagram's memory.
 type message struct {
@@ -49,6 +54,13 @@ type message struct {
 	endpoint uint16
 	reason   Reason
 	payload  []byte
+
+	// Of a sealed message, as received; the last four once it has been opened.
+	sealed  bool
+	salt    uint32
+	counter uint64
+	sender  *sender
+	cookie  []byte // of a Connect
 }
 
 var (
@@ -56,7 +68,7 @@ var (
 	errMalformed = errors.New("nexus: malformed message")
 )
 
-// encode returns the datagram. The payload must be within its limit.
+// encode returns the datagram, in clear. The payload must be within its limit.
 func (m *message) encode() []byte {
 	b := make([]byte, headerBytes, headerBytes+len(m.payload))
 	binary.BigEndian.PutUint32(b[0:], magic)
@@ -75,7 +87,9 @@ func (m *message) encode() []byte {
 }
 
 // decode reads a datagram. Of a version other than ours it reads only the
-// common header, and drops the payload unless it is a Refuse of our format.
+// common header, and drops the payload unless it is a Refuse of our format. Of a
+// sealed message it reads the header only, which is not to be believed before
+// open.
 func decode(b []byte) (message, error) {
 	if len(b) < 8 || binary.BigEndian.Uint32(b) != magic {
 		return message{}, errForeign
@@ -97,6 +111,20 @@ func decode(b []byte) (message, error) {
 	n := int(binary.BigEndian.Uint16(b[36:]))
 	if m.from == 0 {
 		return message{}, errMalformed
+	}
+	if flags&flagSealed != 0 {
+		if m.version != version {
+			return m, nil
+		}
+		limit := MaxPayload
+		if m.kind == kindConnect {
+			limit += cookieBytes
+		}
+		if n > limit || headerBytes+sealBytes+n != len(b) || b[38] != 0 || b[39] != 0 || flags&^(flagAcceptor|flagSealed) != 0 {
+			return message{}, errMalformed
+		}
+		m.sealed = true
+		return m, nil
 	}
 	whole := n <= MaxPayload && headerBytes+n == len(b) && b[38] == 0 && b[39] == 0 && flags&^flagAcceptor == 0
 	if whole {
@@ -130,6 +158,8 @@ func (m *message) consistent() bool {
 		return n%8 == 0
 	case kindDisconnect, kindDisconnectAck, kindReset:
 		return n == 0
+	case kindChallenge:
+		return m.sealed && m.acceptor && n == cookieBytes
 	}
 	return false
 }
