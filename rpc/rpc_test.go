@@ -1,6 +1,7 @@
 package rpc_test
 
 import (
+	"cmp"
 	"os"
 	"testing"
 
@@ -20,7 +21,7 @@ func TestDevice(t *testing.T) {
 	if name == "" {
 		t.Skip("RRPC_DEVICE names no device")
 	}
-	b, err := rpctest.Device(name)
+	b, err := rpctest.Device(name, cmp.Or(os.Getenv("RRPC_DEVICE2"), name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -208,22 +208,31 @@ func (b *simBackend) NewProcess(cfg ProcessConfig) (*Process, error) {
 
 func (b *simBackend) StartServer(cfg ServerConfig) (Server, error) { return startLocal(b, cfg) }
 
-// deviceBackend has a real device.
+// deviceBackend has real devices.
 type deviceBackend struct {
-	dev *uverbs.Device
+	dev    *uverbs.Device // of all processes but servers
+	server *uverbs.Device
 }
 
-// Device returns a backend whose processes are all here and share the machine's
-// RDMA device of that name, with a context each.
-func Device(name string) (Backend, error) {
-	dev, err := uverbs.DeviceByName(name)
-	if err != nil {
+// Device returns a backend whose processes are all here, with a context each of
+// the machine's RDMA device of that name. Those that StartServer starts have the
+// device server, which may be the same; if it is not, the two must reach each
+// other.
+func Device(name, server string) (Backend, error) {
+	dev, err1 := uverbs.DeviceByName(name)
+	srv, err2 := uverbs.DeviceByName(server)
+	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	return &deviceBackend{dev}, nil
+	return &deviceBackend{dev, srv}, nil
 }
 
-func (b *deviceBackend) Name() string { return "device " + b.dev.Name() }
+func (b *deviceBackend) Name() string {
+	if b.server.Name() != b.dev.Name() {
+		return "device " + b.dev.Name() + " and " + b.server.Name()
+	}
+	return "device " + b.dev.Name()
+}
 
 func (b *deviceBackend) Lacks(c Capability) string {
 	if c == LocalPeers {
@@ -240,4 +249,6 @@ func (b *deviceBackend) NewProcess(cfg ProcessConfig) (*Process, error) {
 	return newProcess(cfg, nil, verbs)
 }
 
-func (b *deviceBackend) StartServer(cfg ServerConfig) (Server, error) { return startLocal(b, cfg) }
+func (b *deviceBackend) StartServer(cfg ServerConfig) (Server, error) {
+	return startLocal(&deviceBackend{dev: b.server, server: b.server}, cfg)
+}
