@@ -82,7 +82,7 @@ func BenchmarkEnqueue(b *testing.B) {
 
 // BenchmarkLargeEnqueue has requests that the server pulls, and small answers.
 func BenchmarkLargeEnqueue(b *testing.B) {
-	for _, bytes := range []int{16 << 10, 1 << 20} {
+	for _, bytes := range []int{16 << 10, 1 << 20, 16 << 20, 64 << 20} {
 		for _, outstanding := range []int{1, 8} {
 			b.Run(fmt.Sprintf("%dKiB/%d", bytes>>10, outstanding), func(b *testing.B) {
 				r := newRig(b)

@@ -27,6 +27,7 @@ type pairKey struct {
 type pair struct {
 	key   pairKey // client's side
 	id    uint64
+	owner *nexus.Peer   // server's side: the client's process
 	ready chan struct{} // closed when connected or failed
 	err   error         // valid once ready is closed
 
@@ -35,6 +36,7 @@ type pair struct {
 	// Of the loop.
 	attached bool
 	handed   bool // was attached once: the transport destroys the peer
+	repair   repair
 
 	refs int  // sessions, under Endpoint.mu
 	gone bool // not in the tables any more, under Endpoint.mu
@@ -266,7 +268,7 @@ func (ep *Endpoint) shake(ctx context.Context, s *Session, p *pair) (*nexus.Conn
 		return nil, hello{}, err
 	}
 	h, err := decodeHello(reply)
-	if err == nil && (h.pair != p.id || int(h.window) != ep.opt.window) {
+	if err == nil && (h.pair != p.id || h.generation != 0 || int(h.window) != ep.opt.window) {
 		err = errHello
 	}
 	if err != nil {
@@ -293,15 +295,16 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 	if gone || s.es.Err() != nil || ep.failed.Load() != nil {
 		return false
 	}
-	if p.attached && p.peer.Broken() != nil {
-		return false
-	}
 	if !p.attached {
+		p.peer.User = p
 		ep.t.Attach(p.peer)
 		p.attached, p.handed = true, true
 	}
 	s.up = true
 	s.es.Connect(ep.now, engine.Peer{Dest: p.peer.Index(), Session: h.session, Token: h.token, QPN: h.addr.QPN, MaxSmall: p.peer.MaxSmall()})
+	if p.repair.underWay {
+		ep.e.Broken(ep.now, p.peer.Index(), p.repair.generation)
+	}
 	return true
 }
 
@@ -366,6 +369,9 @@ func (a acceptor) Accept(ctx context.Context, conn *nexus.Conn, payload []byte) 
 	if err != nil {
 		return nil, &nexus.RefusedError{Reason: nexus.ReasonBadRequest, Text: err.Error()}
 	}
+	if h.generation != 0 {
+		return ep.acceptRepair(ctx, conn, &h)
+	}
 	if int(h.window) != ep.opt.window {
 		return nil, &nexus.RefusedError{Reason: nexus.ReasonBadRequest, Text: fmt.Sprintf("window is %d here, %d there", ep.opt.window, h.window)}
 	}
@@ -394,7 +400,7 @@ func (ep *Endpoint) accept(ctx context.Context, s *Session, h *hello) (reply []b
 	p := ep.incoming[h.pair]
 	lead := p == nil
 	if lead {
-		p = &pair{id: h.pair, ready: make(chan struct{})}
+		p = &pair{id: h.pair, owner: s.conn.Peer(), ready: make(chan struct{})}
 		ep.incoming[h.pair] = p
 	}
 	p.refs++
@@ -440,13 +446,10 @@ func (ep *Endpoint) accept(ctx context.Context, s *Session, h *hello) (reply []b
 	return ep.hello(s, p).encode(), nil
 }
 
-// carePeers ends the sessions of pairs whose RC connection broke, and destroys
-// the queue pairs of those that were disconnected. It runs in the loop.
+// carePeers has broken RC connections re-established, and destroys the queue
+// pairs that nobody needs any more. It runs in the loop.
 func (ep *Endpoint) carePeers() {
-	ep.t.BrokenPeers(func(p *transport.Peer) {
-		ep.log.Warn("rpc: RC connection broke", "endpoint", ep.id, "error", p.Broken())
-		ep.dropPeer(p.Index(), fmt.Errorf("%w: %w", ErrPeerDead, p.Broken()))
-	})
+	ep.t.BrokenPeers(func(p *transport.Peer) { ep.pairBroke(p.User.(*pair)) })
 	if err := ep.t.Reap(); err != nil {
 		ep.log.Warn("rpc: destroy RC queue pair", "endpoint", ep.id, "error", err)
 	}

@@ -47,6 +47,7 @@ type Endpoint struct {
 	fresh     bool  // now was read in this round, or since the last one
 	collected int64 // when memory was given back last
 	touched   int64 // when peers were touched last
+	repairs   uint64
 	timer     *time.Timer
 	opSpare   []op
 	recycled  []*Request // for Enqueue
@@ -135,6 +136,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		QKey:      random32() &^ (1 << 31), // the high bit would ask for the privileged QKey
 		RingDepth: opt.ringDepth, SendDepth: opt.sendDepth, MaxReads: opt.maxReads,
 		RdAtomic: uint8(max(1, min(dev.MaxQPRdAtomic, dev.MaxQPInitRdAtomic, 16))),
+		MaxRead:  port.MaxMsgSize,
 		Memory:   ep.mem.small,
 	})
 	if err != nil {
@@ -146,8 +148,8 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		InitialRTO: int64(20 * time.Millisecond), MinRTO: int64(5 * time.Millisecond), MaxRTO: int64(500 * time.Millisecond),
 		CancelGrace: int64(2 * time.Second),
 		Small:       ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
-		PeerStuck: ep.peerStuck,
-		Panicked:  ep.panicked,
+		PeerStuck: ep.peerStuck, PeerBroken: ep.peerBroken,
+		Panicked: ep.panicked,
 	}, ep.clock())
 	watchCtx, cancel := context.WithCancel(context.Background())
 	ep.unwatch = cancel
@@ -228,7 +230,9 @@ func (ep *Endpoint) Alloc(n int) (msgbuf.Buf, error) {
 // ctx ends.
 func (ep *Endpoint) Stats(ctx context.Context) (Stats, error) {
 	var st Stats
-	err := ep.onOwner(ctx, func() { st = Stats{Stats: ep.e.Stats, RecvErrors: ep.t.RecvErrors, SendErrors: ep.t.SendErrors} })
+	err := ep.onOwner(ctx, func() {
+		st = Stats{Stats: ep.e.Stats, RecvErrors: ep.t.RecvErrors, SendErrors: ep.t.SendErrors, Repairs: ep.repairs}
+	})
 	return st, err
 }
 
@@ -238,6 +242,7 @@ type Stats struct {
 	engine.Stats
 	RecvErrors uint64 // failed receive completions
 	SendErrors uint64 // failed send completions
+	Repairs    uint64 // RC connections that broke and were re-established
 }
 
 // onOwner runs fn in the loop and waits for it.

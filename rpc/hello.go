@@ -32,7 +32,10 @@ const helloVersion = 1
 //	    48    4  session index
 //	    52    4  session token
 //	    56    8  longest message that the sender takes, bytes
-//	    64   12  zero
+//	    64    4  generation: 0 for a session; otherwise the number of the RC
+//	             connection that takes the place of the pair's broken one, and
+//	             session and token are zero
+//	    68    8  zero
 type hello struct {
 	window     uint8
 	credits    uint16
@@ -41,6 +44,7 @@ type hello struct {
 	session    uint32
 	token      uint32
 	maxMessage uint64
+	generation uint32
 }
 
 var errHello = errors.New("malformed endpoint parameters")
@@ -62,6 +66,7 @@ func (h *hello) encode() []byte {
 	be.PutUint32(b[48:], h.session)
 	be.PutUint32(b[52:], h.token)
 	be.PutUint64(b[56:], h.maxMessage)
+	be.PutUint32(b[64:], h.generation)
 	return b
 }
 
@@ -81,10 +86,11 @@ func decodeHello(b []byte) (h hello, err error) {
 		session:    be.Uint32(b[48:]),
 		token:      be.Uint32(b[52:]),
 		maxMessage: be.Uint64(b[56:]),
+		generation: be.Uint32(b[64:]),
 	}
 	switch {
 	case h.window == 0 || h.window > 64, h.addr.MTU.Bytes() == 0, h.addr.QPN>>24 != 0, h.addr.RCQPN>>24 != 0, h.addr.RCPSN>>24 != 0,
-		h.pair == 0, h.maxMessage == 0, be.Uint64(b[64:]) != 0, be.Uint32(b[72:]) != 0:
+		h.pair == 0, h.maxMessage == 0, be.Uint64(b[68:]) != 0:
 		return hello{}, errHello
 	}
 	return h, nil

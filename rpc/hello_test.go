@@ -13,7 +13,7 @@ import (
 
 func sampleHello() hello {
 	h := hello{
-		window: 8, credits: 32, pair: 0x0123456789abcdef, session: 0xfffffffe, token: 0xdeadbeef, maxMessage: 1 << 30,
+		window: 8, credits: 32, pair: 0x0123456789abcdef, session: 0xfffffffe, token: 0xdeadbeef, maxMessage: 1 << 30, generation: 0x00c0ffee,
 		addr: transport.Address{LID: 0x1234, QPN: 0xabcdef, QKey: 0x11223344, RCQPN: 0xfedcba, RCPSN: 0xffffff, MTU: uverbs.MTU4096},
 	}
 	for i := range h.addr.GID {
@@ -44,7 +44,7 @@ func TestHelloLayout(t *testing.T) {
 		0x00, 0xfe, 0xdc, 0xba, 0x00, 0xff, 0xff, 0xff,
 		0xff, 0xff, 0xff, 0xfe, 0xde, 0xad, 0xbe, 0xef,
 		0, 0, 0, 0, 0x40, 0, 0, 0,
-		0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+		0x00, 0xc0, 0xff, 0xee, 0, 0, 0, 0, 0, 0, 0, 0,
 	}
 	if got := h.encode(); !bytes.Equal(got, want) {
 		t.Errorf("got  %x\nwant %x", got, want)
@@ -77,7 +77,7 @@ func TestHelloRejectsWhatCannotBe(t *testing.T) {
 		"RC QPN of 25":     func(b []byte) { b[40] = 1 },
 		"PSN of 25 bits":   func(b []byte) { b[44] = 1 },
 		"no message":       func(b []byte) { clear(b[56:64]) },
-		"reserved at 64":   func(b []byte) { b[64] = 1 },
+		"reserved at 68":   func(b []byte) { b[68] = 1 },
 		"reserved at last": func(b []byte) { b[75] = 1 },
 	} {
 		h := sampleHello()

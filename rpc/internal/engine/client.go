@@ -241,6 +241,14 @@ func (sl *clientSlot) sessionFailed(err error) {
 // fromServer takes a datagram of the server.
 func (s *Session) fromServer(h *Header, body []byte) {
 	e := s.e
+	if h.Kind == KindBroken {
+		if len(body) != 4 || e.cfg.PeerBroken == nil {
+			e.Stats.DropMalformed++
+			return
+		}
+		e.cfg.PeerBroken(s.dest, binary.LittleEndian.Uint32(body))
+		return
+	}
 	sl := &s.slots[h.Slot]
 	if h.Seq != sl.seq || sl.state == slotIdle || sl.state == slotDraining {
 		if int32(h.Seq-sl.seq) > 0 {

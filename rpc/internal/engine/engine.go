@@ -24,6 +24,9 @@ type Config struct {
 	// CancelGrace. The owner must take the peer's access away and then call
 	// FailDest.
 	PeerStuck func(dest uint32)
+	// PeerBroken is called when a server tells that it cannot pull from us on
+	// the connection of that generation. It may come often, and late.
+	PeerBroken func(dest, generation uint32)
 	// Panicked is called after a handler panicked, with what recover gave.
 	Panicked func(reqType uint8, v any)
 }
@@ -48,7 +51,10 @@ type Tx struct {
 	Data    Mem
 }
 
-// Read is an RDMA READ to post. The transport answers ReadDone(Token).
+// Read is a message to pull by RDMA READ, in as many pieces as the transport
+// likes. It answers ReadDone(Token) when all of it has arrived, or never will,
+// and no device touches Local any more. Until then Wanted(Token) tells whether
+// it is worth going on.
 type Read struct {
 	Dest   uint32
 	Token  uint32
@@ -272,6 +278,19 @@ func (e *Engine) ReadDone(now int64, token uint32, ok bool) {
 	}
 	e.refs[token].count = 0
 	e.readsDone = append(e.readsDone, readResult{token, ok})
+}
+
+// Wanted reports whether anybody still waits for the Read: a request that was
+// given up needs no more of it.
+func (e *Engine) Wanted(token uint32) bool {
+	if int(token) >= len(e.refs) || !e.refs[token].read {
+		return false
+	}
+	r := &e.refs[token]
+	if r.client != nil {
+		return r.client.err == nil
+	}
+	return r.server.s.err == nil && !r.server.cancelled
 }
 
 // endReads lets the slots go on whose READs have ended. What they call may

@@ -34,11 +34,15 @@ const (
 	// KindCancel asks the server to give up a large request that it has not
 	// pulled yet, and to answer KindPulled.
 	KindCancel
+	// KindBroken tells the client that the server cannot pull from it: the
+	// connection of that generation (4 bytes behind the header, little-endian)
+	// broke. The client makes a new one.
+	KindBroken
 
 	kindEnd
 )
 
-var kindNames = [kindEnd]string{"?", "REQUEST", "RESPONSE", "LARGE_REQUEST", "LARGE_RESPONSE", "ERROR", "PULLED", "CANCEL"}
+var kindNames = [kindEnd]string{"?", "REQUEST", "RESPONSE", "LARGE_REQUEST", "LARGE_RESPONSE", "ERROR", "PULLED", "CANCEL", "BROKEN"}
 
 // answers reports whether k ends a request.
 func (k Kind) answers() bool {

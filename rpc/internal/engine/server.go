@@ -94,6 +94,10 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 // duplicate answers a request that was accepted before.
 func (sl *serverSlot) duplicate(h *Header) {
 	switch sl.state {
+	case serverReading:
+		if sl.s.broken {
+			sl.s.tellBroken()
+		}
 	case serverResponded:
 		sl.sendResponse()
 	case serverHandling:

@@ -1,5 +1,7 @@
 package engine
 
+import "encoding/binary"
+
 // Session is one end of a session: of the client, who sends requests, or of
 // the server, who answers them.
 type Session struct {
@@ -29,6 +31,8 @@ type Session struct {
 	active   int // client slots in use
 
 	server []serverSlot // of a server
+	broken bool         // of a server: READs from the client wait for a new connection
+	gen    uint32       // of the broken connection
 
 	// User is the owner's, untouched by the engine.
 	User any
@@ -159,6 +163,46 @@ func (e *Engine) FailDest(now int64, dest uint32, err error) {
 			s.Fail(now, err)
 		}
 	}
+}
+
+// Broken tells that READs from the transport's peer dest have to wait: the
+// connection of that generation broke. Its clients hear of it now, and again
+// whenever they repeat a request that waits for it, until Repaired.
+func (e *Engine) Broken(now int64, dest, generation uint32) {
+	e.now = now
+	for _, s := range e.sessions {
+		if s != nil && s.up && !s.client && s.dest == dest {
+			s.broken, s.gen = true, generation
+			if s.reading() {
+				s.tellBroken()
+			}
+		}
+	}
+}
+
+// Repaired ends what Broken began.
+func (e *Engine) Repaired(dest uint32) {
+	for _, s := range e.sessions {
+		if s != nil && s.dest == dest {
+			s.broken = false
+		}
+	}
+}
+
+// reading reports that a request is being pulled.
+func (s *Session) reading() bool {
+	for i := range s.server {
+		if s.server[i].state == serverReading {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Session) tellBroken() {
+	tx := s.e.push(s, KindBroken, 0, 0, 0)
+	binary.LittleEndian.PutUint32(tx.Head[HeaderBytes:], s.gen)
+	tx.HeadLen = HeaderBytes + 4
 }
 
 // Sessions calls fn for every living session.

@@ -5,24 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
+	"slices"
 
 	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
 	"github.com/rrppcc-go/rrppcc/uverbs"
-)
-
-// Queue pair attributes of the RC connection. A READ whose peer is gone fails
-// after about RetryCnt+1 times 4.096 us << timeout, that is half a second to a
-// few seconds by the device.
-const (
-	rcTimeout     = 14 // 67 ms
-	rcRetryCnt    = 7
-	rcRNRRetry    = 7
-	rcMinRNRTimer = 12 // 0.64 ms
-	hopLimit      = 64
-
-	// rcDepth is how many READs are posted to one peer at once.
-	rcDepth = 32
 )
 
 // Address is what a peer must know of an endpoint, and of one RC queue pair,
@@ -41,43 +27,44 @@ type Address struct {
 // RC queue pair for READs.
 type Peer struct {
 	t      *Transport
-	rc     *uverbs.QP
-	psn    uint32
+	conn   *Conn // of the owner, once attached
+	local  Address
 	ah     *uverbs.AH
+	av     uverbs.AHAttr
 	remote Address
+
+	// User is the owner's, untouched by the transport.
+	User any
 
 	// Of the transport's owner, once attached.
 	index    uint32
-	reads    int           // in flight
-	waiting  []engine.Read // for a place in the queue
-	queued   bool          // in Transport.waitingPeers
+	count    int      // pulls that have not ended
+	pulls    pullList // for which a chunk may be posted
+	next     *Peer    // in Transport.activeHead
+	active   bool     // in that list
 	detached bool
-	broken   error
+	broken   error   // why conn does not work; pulls wait for a new one
+	old      []*Conn // what conn was before, until nothing is in flight there
 }
 
 // NewPeer creates the RC queue pair for a peer whose address is not known yet.
 // Any goroutine may call it.
 func (t *Transport) NewPeer() (*Peer, error) {
-	p := &Peer{t: t, psn: random24()}
-	rc, err := t.cfg.PD.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeRC, SendCQ: t.sendCQ, RecvCQ: t.sendCQ,
-		Cap: uverbs.QPCap{MaxSendWR: rcDepth, MaxRecvWR: 1, MaxSendSGE: 1, MaxRecvSGE: 1}})
+	c, err := t.NewConn()
 	if err != nil {
 		return nil, err
 	}
-	p.rc = rc
-	attr := &uverbs.QPAttr{State: uverbs.QPStateInit, Port: t.cfg.Port, AccessFlags: uverbs.AccessRemoteRead}
-	if err := rc.Modify(attr, uverbs.AttrState|uverbs.AttrPKeyIndex|uverbs.AttrPort|uverbs.AttrAccessFlags); err != nil {
-		return nil, errors.Join(err, p.Close())
-	}
+	p := &Peer{t: t, conn: c, local: t.Local()}
+	p.local.RCQPN, p.local.RCPSN = c.QPN(), c.PSN()
 	return p, nil
 }
 
-// Local returns what the peer must know of this end.
-func (p *Peer) Local() Address {
-	a := p.t.Local()
-	a.RCQPN, a.RCPSN = p.rc.QPN(), p.psn
-	return a
-}
+// Local returns what the peer must know of this end, as it was at first: a
+// later connection has another RC queue pair.
+func (p *Peer) Local() Address { return p.local }
+
+// Remote returns the address that the peer was connected to at first.
+func (p *Peer) Remote() Address { return p.remote }
 
 // Connect connects the RC queue pair to remote and makes the address handle.
 // It may wait for address resolution. Any goroutine may call it, once.
@@ -87,21 +74,19 @@ func (p *Peer) Connect(remote Address) error {
 		return fmt.Errorf("peer's MTU %d is unknown", remote.MTU)
 	}
 	p.remote = remote
-	av := uverbs.AHAttr{DGID: remote.GID, SGIDIndex: uint8(t.cfg.GID.Index), HopLimit: hopLimit, IsGlobal: t.cfg.Global, DLID: remote.LID, Port: t.cfg.Port}
-	ah, err := t.cfg.PD.CreateAH(&av)
+	p.av = uverbs.AHAttr{DGID: remote.GID, SGIDIndex: uint8(t.cfg.GID.Index), HopLimit: hopLimit, IsGlobal: t.cfg.Global, DLID: remote.LID, Port: t.cfg.Port}
+	ah, err := t.cfg.PD.CreateAH(&p.av)
 	if err != nil {
 		return err
 	}
 	p.ah = ah
-	const rtr = uverbs.AttrState | uverbs.AttrAV | uverbs.AttrPathMTU | uverbs.AttrDestQPN | uverbs.AttrRQPSN | uverbs.AttrMaxDestRdAtomic | uverbs.AttrMinRNRTimer
-	attr := &uverbs.QPAttr{State: uverbs.QPStateRTR, AV: av, PathMTU: min(t.cfg.MTU, remote.MTU), DestQPN: remote.RCQPN, RQPSN: remote.RCPSN,
-		MaxDestRdAtomic: t.cfg.RdAtomic, MinRNRTimer: rcMinRNRTimer}
-	if err := p.rc.Modify(attr, rtr); err != nil {
-		return err
-	}
-	const rts = uverbs.AttrState | uverbs.AttrTimeout | uverbs.AttrRetryCnt | uverbs.AttrRNRRetry | uverbs.AttrSQPSN | uverbs.AttrMaxRdAtomic
-	return p.rc.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTS, Timeout: rcTimeout, RetryCnt: rcRetryCnt, RNRRetry: rcRNRRetry,
-		SQPSN: p.psn, MaxRdAtomic: t.cfg.RdAtomic}, rts)
+	return p.ConnectAgain(p.conn, remote.RCQPN, remote.RCPSN)
+}
+
+// ConnectAgain connects c, which is to replace the connection of p, to the
+// peer's new queue pair. Any goroutine may call it.
+func (p *Peer) ConnectAgain(c *Conn, qpn, psn uint32) error {
+	return c.connect(p.av, min(p.t.cfg.MTU, p.remote.MTU), qpn, psn)
 }
 
 // MaxSmall returns the payload bytes of a datagram that both ends take.
@@ -115,27 +100,62 @@ func (p *Peer) RemoteQPN() uint32 { return p.remote.QPN }
 // Index returns the number by which the engine knows an attached peer.
 func (p *Peer) Index() uint32 { return p.index }
 
-// Broken returns why the RC connection does not work any more, or nil.
+// Broken returns why the RC connection does not work, or nil.
 func (p *Peer) Broken() error { return p.broken }
+
+// ready says whether a chunk can be posted.
+func (p *Peer) ready() bool {
+	return p.broken == nil && !p.detached && p.conn.flying < rcDepth
+}
 
 // Close destroys a peer that is not attached.
 func (p *Peer) Close() error {
 	var err error
-	if p.rc != nil {
-		err = p.rc.Close()
+	for _, c := range append(p.old, p.conn) {
+		err = errors.Join(err, c.Close())
 	}
+	p.old = nil
 	if p.ah != nil {
 		err = errors.Join(err, p.ah.Close())
 	}
 	return err
 }
 
-// fail notes that the RC connection is broken.
-func (p *Peer) fail(err error) {
-	if p.broken == nil && !p.detached {
-		p.broken = err
-		p.t.care = true
+// breakConn notes that the connection c of p does not work any more. What is
+// posted to it comes back; the peer gets no answer to its READs.
+func (t *Transport) breakConn(p *Peer, c *Conn, err error) {
+	if p.broken != nil || p.detached || c != p.conn {
+		return
 	}
+	if serr := c.stop(); serr != nil {
+		err = errors.Join(err, serr)
+	}
+	p.broken = err
+	t.broken = append(t.broken, p)
+	t.care = true
+}
+
+// errReplaced: the peer asked for a new connection.
+var errReplaced = errors.New("the peer gave up the connection")
+
+// Replace makes c, which is connected, the connection of p. Pulls wait for
+// Resume, which must not come before the peer has connected its end.
+func (t *Transport) Replace(p *Peer, c *Conn) {
+	t.breakConn(p, p.conn, errReplaced)
+	_ = p.conn.stop() // may be one that was never resumed
+	p.old = append(p.old, p.conn)
+	p.conn = c
+	t.care = true
+}
+
+// Resume lets p's pulls go on, on the connection that Replace gave it.
+func (t *Transport) Resume(p *Peer) {
+	if p.detached || p.broken == nil {
+		return
+	}
+	p.broken = nil
+	t.broken = slices.DeleteFunc(t.broken, func(q *Peer) bool { return q == p })
+	t.activate(p)
 }
 
 // Attach gives a connected peer an index.
@@ -169,86 +189,59 @@ func (t *Transport) Disconnect(e *engine.Engine, now int64, p *Peer) error {
 	}
 	p.detached = true
 	t.care = true
-	err := p.rc.Modify(&uverbs.QPAttr{State: uverbs.QPStateErr}, uverbs.AttrState)
-	for i := range p.waiting {
-		e.ReadDone(now, p.waiting[i].Token, false)
+	err := p.conn.stop()
+	t.broken = slices.DeleteFunc(t.broken, func(q *Peer) bool { return q == p })
+	for x := p.pulls.pop(); x != nil; x = p.pulls.pop() {
+		if x.flying == 0 {
+			t.endPull(e, now, x, false)
+		}
 	}
-	p.waiting = nil
 	return err
 }
 
-// Reap destroys disconnected peers that have no READ in flight.
+// Reap destroys disconnected peers and replaced connections that have nothing
+// in flight.
 func (t *Transport) Reap() error {
 	var err error
 	t.care = false
 	for i, p := range t.peers {
-		if p == nil || !p.detached {
+		if p == nil {
 			continue
 		}
-		if p.reads > 0 {
+		if p.detached && p.count == 0 {
+			t.peers[i] = nil
+			err = errors.Join(err, p.Close())
+			continue
+		}
+		p.old = slices.DeleteFunc(p.old, func(c *Conn) bool {
+			if c.flying > 0 {
+				return false
+			}
+			err = errors.Join(err, c.Close())
+			return true
+		})
+		if p.detached || len(p.old) > 0 {
 			t.care = true
-			continue
 		}
-		t.peers[i] = nil
-		err = errors.Join(err, p.Close())
 	}
 	return err
 }
 
-// BrokenPeers calls fn for every attached peer whose RC connection broke.
+// BrokenPeers calls fn for every attached peer whose RC connection is broken.
 func (t *Transport) BrokenPeers(fn func(*Peer)) {
-	for _, p := range t.peers {
-		if p != nil && p.broken != nil && !p.detached {
+	for _, p := range slices.Clone(t.broken) {
+		if p.broken != nil && !p.detached {
 			fn(p)
 		}
 	}
 }
 
-// queue puts p on the list of peers with waiting READs.
-func (t *Transport) queue(p *Peer) {
-	if !p.queued {
-		p.queued = true
-		t.waitingPeers = append(t.waitingPeers, p)
+// PeerUser returns the User of the attached peer with that index, or nil.
+func (t *Transport) PeerUser(index uint32) any {
+	if p := t.peer(index); p != nil {
+		return p.User
 	}
-}
-
-// postReads posts waiting READs as far as the queues have room.
-func (t *Transport) postReads(e *engine.Engine, now int64) {
-	keep := t.waitingPeers[:0]
-	for _, p := range t.waitingPeers {
-		for len(p.waiting) > 0 && p.reads < rcDepth && t.reads < t.cfg.MaxReads {
-			r := &p.waiting[0]
-			ok := p.broken == nil && r.Len <= math.MaxInt32
-			if ok {
-				ok = t.postRead(p, r)
-			}
-			token := r.Token
-			p.waiting = p.waiting[:copy(p.waiting, p.waiting[1:])]
-			if !ok {
-				e.ReadDone(now, token, false)
-			}
-		}
-		if len(p.waiting) > 0 {
-			keep = append(keep, p)
-		} else {
-			p.queued = false
-		}
-	}
-	clear(t.waitingPeers[len(keep):])
-	t.waitingPeers = keep
-}
-
-func (t *Transport) postRead(p *Peer, r *engine.Read) bool {
-	t.readSGE[0] = uverbs.SGE{Addr: r.Local, Length: uint32(r.Len), LKey: r.LKey}
-	t.readWR[0] = uverbs.SendWR{WRID: readBit | uint64(p.index)<<32 | uint64(r.Token), Opcode: uverbs.WRRDMARead, Flags: uverbs.SendSignaled,
-		SGList: t.readSGE[:], RemoteAddr: r.Remote, RKey: r.RKey}
-	if _, err := p.rc.PostSend(t.readWR[:]); err != nil {
-		p.fail(fmt.Errorf("post RDMA READ: %w", err))
-		return false
-	}
-	p.reads++
-	t.reads++
-	return true
+	return nil
 }
 
 // Close destroys everything. What is in flight is dropped.
@@ -282,8 +275,14 @@ func random24() uint32 {
 	return binary.LittleEndian.Uint32(b[:]) & 0xffffff
 }
 
-// Remote returns the address that the peer was connected to.
-func (p *Peer) Remote() Address { return p.remote }
-
-// NeedsCare reports that a peer broke, or waits to be destroyed.
+// NeedsCare reports that a peer broke, or that something waits to be destroyed.
 func (t *Transport) NeedsCare() bool { return t.care }
+
+// errToldBroken: the peer cannot read from us.
+var errToldBroken = errors.New("the peer cannot read on the connection")
+
+// Break gives up p's connection: it has to be replaced.
+func (t *Transport) Break(p *Peer) { t.breakConn(p, p.conn, errToldBroken) }
+
+// Sabotage breaks the connection without the transport's knowledge, for tests.
+func (p *Peer) Sabotage() error { return p.conn.stop() }

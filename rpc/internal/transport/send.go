@@ -33,7 +33,7 @@ func (t *Transport) postTx(e *engine.Engine, now int64) error {
 // prepare fills work request k from tx. It reports false if the peer is gone.
 func (t *Transport) prepare(k int, tx *engine.Tx) bool {
 	p := t.peer(tx.Dest)
-	if p == nil || p.broken != nil {
+	if p == nil {
 		return false
 	}
 	wr := &t.wrs[k]
@@ -82,19 +82,4 @@ func (t *Transport) postUD(e *engine.Engine, now int64, wrs []uverbs.SendWR) err
 		}
 	}
 	return nil
-}
-
-// queueReads moves the engine's READs to their peers.
-func (t *Transport) queueReads(e *engine.Engine, now int64) {
-	for i := range e.Reads {
-		r := e.Reads[i]
-		p := t.peer(r.Dest)
-		if p == nil {
-			e.ReadDone(now, r.Token, false)
-			continue
-		}
-		p.waiting = append(p.waiting, r)
-		t.queue(p)
-	}
-	e.Reads = e.Reads[:0]
 }

@@ -32,6 +32,7 @@ type Config struct {
 	SendDepth int             // send queue of the UD QP, in datagrams
 	MaxReads  int             // RDMA READs in flight, of all peers together
 	RdAtomic  uint8           // RDMA READs in flight per QP, by the device's limit
+	MaxRead   uint32          // bytes of one RDMA READ, by the port's limit; 0 is no limit
 	Memory    *msgbuf.Pool    // local-only memory for ring and headers
 }
 
@@ -56,10 +57,15 @@ type Transport struct {
 	headNext uint32
 	since    int // unsignaled sends since the last signaled one
 
-	peers        []*Peer // by index; nil = free
-	reads        int     // in flight
-	waitingPeers []*Peer // with READs that are not posted yet
-	care         bool    // a peer is broken or detached
+	peers      []*Peer // by index; nil = free
+	pulls      []*pull // by index
+	sparePulls *pull
+	reads      int    // chunks in flight
+	chunk      uint64 // bytes of a READ, at most
+	activeHead *Peer  // peers for which a chunk can be posted
+	activeTail *Peer
+	broken     []*Peer // peers whose pulls wait for a new connection
+	care       bool    // a peer is broken or detached, or an old connection has ended
 
 	wcs     [64]uverbs.WC
 	rx      [64]engine.Rx
@@ -76,7 +82,11 @@ type Transport struct {
 // New creates the queues and fills the receive ring. On error it leaves
 // nothing behind.
 func New(cfg Config) (t *Transport, err error) {
-	t = &Transport{cfg: cfg}
+	t = &Transport{cfg: cfg, chunk: chunkBytes}
+	if cfg.MaxRead != 0 {
+		t.chunk = min(t.chunk, uint64(cfg.MaxRead))
+	}
+	t.growPulls()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -220,8 +230,8 @@ func (t *Transport) Poll(e *engine.Engine, now int64) (int, error) {
 	return sent + n, err
 }
 
-// readBit marks the WRID of a READ: readBit | peer index << 32 | token. A UD
-// send has the token alone.
+// readBit marks the WRID of a READ: readBit | index of the pull. A UD send has
+// the token alone.
 const readBit = 1 << 63
 
 func (t *Transport) pollSend(e *engine.Engine, now int64) (int, error) {
@@ -238,13 +248,7 @@ func (t *Transport) pollSend(e *engine.Engine, now int64) (int, error) {
 			e.TxDone(uint32(wc.WRID))
 			continue
 		}
-		t.reads--
-		p := t.peers[uint32(wc.WRID>>32)&^(1<<31)]
-		p.reads--
-		if wc.Status != uverbs.WCSuccess {
-			p.fail(fmt.Errorf("RDMA READ: %v (vendor error 0x%x)", wc.Status, wc.VendorErr))
-		}
-		e.ReadDone(now, uint32(wc.WRID), wc.Status == uverbs.WCSuccess)
+		t.chunkDone(e, now, wc)
 	}
 	return n, err
 }
