@@ -10,8 +10,9 @@ const atomicBytes = 8
 func (op *sendOp) isAtomic() bool { return op.opcode == opCmpSwap || op.opcode == opFetchAdd }
 
 // fetches reports whether the responder answers with data: a READ or an
-// atomic. max_rd_atomic bounds how many of them are under way.
-func (op *sendOp) fetches() bool { return op.opcode == opRead || op.isAtomic() }
+// atomic. max_rd_atomic bounds how many of them are under way. Of the opcodes
+// that decode lets through they alone have this bit.
+func (op *sendOp) fetches() bool { return op.opcode&opRead != 0 }
 
 // remoteAtomic checks the rights of an atomic at addr, coming in on q.
 func (q *qp) remoteAtomic(rkey uint32, addr uint64) (*mr, syndrome) {

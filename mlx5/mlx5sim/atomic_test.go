@@ -328,3 +328,64 @@ func TestAtomicsOfManyQPsAreSerialised(t *testing.T) {
 		t.Errorf("%d different answers, counter %d, want %d", len(seen), target.word8(dst, 0), len(ends)*each)
 	}
 }
+
+func TestAtomicsDoNotAllocate(t *testing.T) {
+	p := newDuo(t, "RC")
+	p.qb.attr.access |= accessRemoteAtomic
+	src, dst := p.a.mr(64, accessLocalWrite), p.b.mr(64, allAccess)
+	for range p.qa.sq.size {
+		p.a.put(p.qa, ctrl{op: opFetchAdd, flags: ce}, segRAddr(dst.iova, dst.key), segAtomic(1, 0), src.sge(0, 8))
+	}
+	be.PutUint32(p.a.page[uarBlueFlame0+4:], p.qa.qpn<<8|1)
+	i := uint32(0)
+	step := func() {
+		be.PutUint16(p.at(p.qa.sq.buf+uint64(i&(p.qa.sq.size-1))*wqebbBytes+1, 2), uint16(i))
+		be.PutUint16(p.at(p.qa.dbrec+6, 2), uint16(i+1))
+		be.PutUint32(p.at(p.qa.sendCQ.dbrec, 4), i&ciMask)
+		p.a.f.kick(&p.a.page[0], uarBlueFlame0)
+		i++
+	}
+	if n := testing.AllocsPerRun(500, step); n != 0 {
+		t.Errorf("in process: %v allocations", n)
+	}
+	if v := p.b.word8(dst, 0); v != uint64(i) {
+		t.Errorf("counter %d after %d additions", v, i)
+	}
+
+	s := newStranger(t, func(q *qp) { q.attr.access |= accessRemoteAtomic })
+	s.link.quiet = true
+	m := s.mr(64, allAccess)
+	pkt := s.packet(roce.BTH{Opcode: roce.RCFetchAdd, AckReq: true}, atomicETH(m.iova, m.key, 1, 0), nil)
+	in := []burst{{from: s.addr, size: len(pkt), b: pkt}, {from: s.addr, size: len(pkt), b: pkt}}
+	psn := uint32(0x200)
+	if n := testing.AllocsPerRun(500, func() {
+		h := roce.BTH{Opcode: roce.RCFetchAdd, AckReq: true, PKey: defaultPKey, DestQPN: s.q.qpn, PSN: psn}
+		h.Put(pkt)
+		s.flow.Seal(pkt)
+		s.d.deliver(in) // the second is a duplicate
+		psn++
+	}); n != 0 {
+		t.Errorf("responder: %v allocations", n)
+	}
+	if v := s.word8(m, 0); v != uint64(psn-0x200) || s.link.n != 501 {
+		t.Errorf("counter %d after %d additions, %d answers", v, psn-0x200, s.link.n)
+	}
+}
+
+func BenchmarkFetchAdd(b *testing.B) {
+	p := newDuo(b, "RC")
+	p.qb.attr.access |= accessRemoteAtomic
+	src, dst := p.a.mr(64, accessLocalWrite), p.b.mr(64, allAccess)
+	for range p.qa.sq.size {
+		p.a.put(p.qa, ctrl{op: opFetchAdd, flags: ce}, segRAddr(dst.iova, dst.key), segAtomic(1, 0), src.sge(0, 8))
+	}
+	be.PutUint32(p.a.page[uarBlueFlame0+4:], p.qa.qpn<<8|1)
+	at := func(addr uint64) []byte { return p.arena.mem[addr-p.arena.base:] }
+	b.ReportAllocs()
+	for i := uint32(0); b.Loop(); i++ {
+		be.PutUint16(at(p.qa.sq.buf+uint64(i&(p.qa.sq.size-1))*wqebbBytes+1), uint16(i))
+		be.PutUint16(at(p.qa.dbrec+6), uint16(i+1))
+		be.PutUint32(at(p.qa.sendCQ.dbrec), i&ciMask)
+		p.a.f.kick(&p.a.page[0], uarBlueFlame0)
+	}
+}

@@ -390,3 +390,32 @@ func TestOverrunByThePeerTakesBothQPsDown(t *testing.T) {
 		}
 	}
 }
+
+// TestGRHShowsThePathOfTheAddressVector: what the sender set is what the
+// receiver sees.
+func TestGRHShowsThePathOfTheAddressVector(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		r := newRig(t)
+		p := duoOn(r, "UD", "10.0.0.1", "10.0.0.2")
+		if v6 {
+			p = duoOn(r, "UD", "2001:db8::1", "2001:db8::2")
+		}
+		dst := p.b.mr(128, accessLocalWrite)
+		p.b.recv(p.qb, dst.sge(0, 128))
+		av := p.av(p.qb.attr.qkey)
+		av[26], av[27] = 0xb8, 17
+		be.PutUint32(av[28:], 0xabcde)
+		p.a.send(p.qa, ctrl{op: opSend}, av, segInline([]byte("x")))
+		g := p.b.bytes(dst)
+		tc, hops := g[21], g[28]
+		if v6 {
+			tc, hops = uint8(be.Uint32(g)>>20), g[7]
+			if flow := be.Uint32(g) & 0xfffff; flow != 0xabcde {
+				t.Errorf("flow label %#x", flow)
+			}
+		}
+		if tc != 0xb8 || hops != 17 {
+			t.Errorf("v6 %v: traffic class %#x, hop limit %d", v6, tc, hops)
+		}
+	}
+}

@@ -156,7 +156,7 @@ func (op *sendOp) decode(wqe []byte, typ uint8, qpn uint32) syndrome {
 		if len(rest) < avBytes || !op.av.decode(rest) {
 			return synLocalQPOp
 		}
-		rest = rest[avBytes:]
+		return op.decodeData(rest[avBytes:])
 	}
 	if op.opcode&^1 == opWrite || op.fetches() {
 		if len(rest) < segBytes {
