@@ -411,14 +411,15 @@ func (p *Pool) Stats() Stats {
 	return Stats{Regions: len(p.regions), Bytes: p.bytes, InUse: p.inUse, UsedBytes: p.useBytes}
 }
 
-// InUseError says that a pool was closed while buffers were out.
+// InUseError says that a pool, or external memory, was closed while buffers were
+// out.
 type InUseError struct {
 	Bufs  int   // how many
 	Bytes int64 // their capacity
 }
 
 func (e *InUseError) Error() string {
-	return fmt.Sprintf("msgbuf: close pool: %d buffers (%d bytes) are still in use; free them and close again", e.Bufs, e.Bytes)
+	return fmt.Sprintf("msgbuf: close: %d buffers (%d bytes) are still in use; free them and close again", e.Bufs, e.Bytes)
 }
 
 // Close ends allocation and gives back every region that is not in use. While

@@ -1,0 +1,109 @@
+package msgbuf
+
+import (
+	"fmt"
+	"sync"
+)
+
+// External is memory that no pool allocated, registered as a whole. Views name
+// parts of it as Bufs, which work wherever a pool's do.
+//
+// Any goroutine may call its methods.
+type External struct {
+	mu     sync.Mutex
+	owner  Pool // of the views: never allocates, takes what is freed
+	mem    []byte
+	reg    Registration
+	lkey   uint32
+	rkey   uint32
+	spare  *block
+	out    int
+	bytes  int64 // capacity of the views that are out
+	closed bool
+}
+
+// NewExternal registers mem, which must stay mapped and in place until Close.
+// It must not be memory of the Go heap or of a goroutine's stack: the device
+// writes to it behind the back of the garbage collector, which may have moved
+// it or given it to somebody else. Memory from mmap, of a file or of a shared
+// segment, is what this is for.
+func NewExternal(reg Registrar, mem []byte, access Access) (*External, error) {
+	if len(mem) == 0 {
+		return nil, fmt.Errorf("msgbuf: register external memory: %w: it is empty", ErrCapacity)
+	}
+	r, err := reg.Register(mem, access)
+	if err != nil {
+		return nil, fmt.Errorf("msgbuf: register %d bytes of external memory: %w", len(mem), err)
+	}
+	x := &External{mem: mem, reg: r, lkey: r.LKey()}
+	x.owner.registrar = reg
+	if access == RemoteRead {
+		x.rkey = r.RKey()
+	}
+	return x, nil
+}
+
+// Bytes returns all of the memory.
+func (x *External) Bytes() []byte { return x.mem }
+
+// View returns n bytes from offset off as a Buf. Free of it drops the view and
+// leaves the memory alone; views may overlap, and what that means is the
+// caller's business. In steady state it does not allocate.
+func (x *External) View(off, n int) (Buf, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return Buf{}, fmt.Errorf("msgbuf: view of external memory: %w", ErrClosed)
+	}
+	if off < 0 || n < 0 || off > len(x.mem) || n > len(x.mem)-off {
+		return Buf{}, fmt.Errorf("msgbuf: view of %d bytes at %d of %d: %w", n, off, len(x.mem), ErrCapacity)
+	}
+	x.drain()
+	b := x.spare
+	if b == nil {
+		b = &block{pool: &x.owner}
+	} else {
+		x.spare = b.next
+	}
+	b.next = nil
+	b.mem, b.length = x.mem[off:off+n:off+n], n
+	b.addr, b.lkey, b.rkey = uint64(addrOf(x.mem))+uint64(off), x.lkey, x.rkey
+	x.out++
+	x.bytes += int64(n)
+	gen := b.gen.Load() + 1
+	b.gen.Store(gen)
+	return Buf{b: b, gen: gen}, nil
+}
+
+// drain takes the freed views back.
+func (x *External) drain() {
+	for b := x.owner.returned.Swap(nil); b != nil; {
+		next := b.next
+		x.out--
+		x.bytes -= int64(len(b.mem))
+		b.mem, b.addr, b.lkey, b.rkey = nil, 0, 0, 0
+		b.next, x.spare = x.spare, b
+		b = next
+	}
+}
+
+// Close ends the registration; the memory may be unmapped then. While views are
+// out it returns an *InUseError and changes nothing, except that there are no
+// new views; call it again once they have been freed. Closing twice returns nil.
+func (x *External) Close() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.closed = true
+	x.drain()
+	if x.out > 0 {
+		return &InUseError{Bufs: x.out, Bytes: x.bytes}
+	}
+	if x.reg == nil {
+		return nil
+	}
+	if err := x.reg.Close(); err != nil {
+		return fmt.Errorf("msgbuf: deregister %d bytes of external memory: %w", len(x.mem), err)
+	}
+	x.reg = nil
+	return nil
+}
