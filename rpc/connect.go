@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/rrppcc-go/rrppcc/nexus"
@@ -52,18 +53,76 @@ func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Sessio
 		ctx, cancel = context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
 	}
-	s, err := ep.connect(ctx, uri, id, false)
-	for try := 0; errors.Is(err, errStalePair) && try < maxStale; try++ {
-		s, err = ep.connect(ctx, uri, id, true)
+	s := &Session{ep: ep, remote: uri, id: id, ended: make(chan struct{})}
+	if err := ep.newSession(s); err != nil {
+		return nil, s.connectError(err)
 	}
+	defer ep.connecting.Done()
+	if err := ep.connect(ctx, s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Open is Connect that does not wait: requests may be sent at once, and are
+// queued until the session is up. If it does not come up within 10 s, the
+// session ends with the error that Connect would have returned, and so do its
+// requests, if not at their own deadlines. Session.Ready tells.
+//
+// As everything, it needs the loop: the session comes up while somebody drives
+// the endpoint.
+func (ep *Endpoint) Open(uri string, id uint16) *Session {
+	s := &Session{ep: ep, remote: uri, id: id, passive: true, ended: make(chan struct{}), opening: make(chan struct{})}
+	if err := ep.newSession(s); err != nil {
+		s.err = s.connectError(err)
+		close(s.ended)
+		s.opened.Store(true)
+		close(s.opening)
+		ep.submit(op{kind: opFunc, fn: s.begin})
+		return s
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	ctx, s.cancel = context.WithCancelCause(ctx)
+	ep.submit(op{kind: opFunc, fn: s.begin}) // ahead of the session's first request
+	go func() {
+		defer ep.connecting.Done()
+		defer cancel()
+		ep.connect(ctx, s) // the session has the error
+		s.opened.Store(true)
+		close(s.opening)
+		ep.wakeUp() // whoever drives the loop until now
+	}()
+	return s
+}
+
+// connectError says what did not come up, and why.
+func (s *Session) connectError(err error) error {
 	var refused *nexus.RefusedError
 	if errors.As(err, &refused) && refused.Reason == nexus.ReasonRingExhausted {
 		err = fmt.Errorf("%w: %w", ErrRingExhausted, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("rpc: connect to endpoint %d at %s: %w", id, uri, err)
+	return fmt.Errorf("rpc: connect to endpoint %d at %s: %w", s.id, s.remote, err)
+}
+
+// begin makes the engine's half of a client's session. It runs in the loop.
+func (s *Session) begin() {
+	if s.es != nil {
+		return
 	}
-	return s, nil
+	s.es = s.ep.e.NewSession(true, random32())
+	s.es.User = s
+	if err := s.Err(); err != nil { // it never had a chance
+		s.es.Fail(s.ep.now, err)
+	}
+}
+
+// on runs fn in the loop: for a session that somebody waits for, by driving it
+// if need be.
+func (s *Session) on(ctx context.Context, fn func()) error {
+	if s.passive {
+		return s.ep.inLoop(ctx, fn)
+	}
+	return s.ep.onOwner(ctx, fn)
 }
 
 // errStalePair: the pair that the session was to share is gone: the server does
@@ -107,14 +166,21 @@ func (ep *Endpoint) forget(s *Session) {
 	ep.mu.Lock()
 	ep.freeCredits(s)
 	delete(ep.sessions, s)
+	ep.mu.Unlock()
+	ep.leavePair(s)
+}
+
+// leavePair gives up the session's share of its pair. It runs in the loop.
+func (ep *Endpoint) leavePair(s *Session) {
 	p := s.pair
-	last := false
-	if p != nil {
-		p.refs--
-		last = p.refs == 0
-		if last {
-			ep.dropPair(p)
-		}
+	if p == nil {
+		return
+	}
+	ep.mu.Lock()
+	p.refs--
+	last := p.refs == 0
+	if last {
+		ep.dropPair(p)
 	}
 	ep.mu.Unlock()
 	switch {
@@ -186,29 +252,45 @@ func (ep *Endpoint) acquirePair(ctx context.Context, key pairKey, fresh bool) (p
 	return p, false, err
 }
 
-func (ep *Endpoint) connect(ctx context.Context, uri string, id uint16, fresh bool) (_ *Session, err error) {
-	s := &Session{ep: ep, remote: uri, id: id, ended: make(chan struct{})}
-	if err := ep.newSession(s); err != nil {
-		return nil, err
-	}
-	defer ep.connecting.Done()
+// connect brings up a session that newSession has entered. If it fails, it
+// takes the session back, which has then ended with the error.
+func (ep *Endpoint) connect(ctx context.Context, s *Session) (err error) {
 	ctx, cancel := ep.until(ctx)
 	defer cancel()
-	defer func() {
-		if err != nil {
-			ep.abandon(s, err)
+	err = s.on(ctx, s.begin)
+	for try := 0; err == nil; try++ {
+		err = ep.attempt(ctx, s, try > 0)
+		if !errors.Is(err, errStalePair) || try == maxStale {
+			break
 		}
-	}()
-	if err := ep.onOwner(ctx, func() {
-		s.es = ep.e.NewSession(true, random32())
-		s.es.User = s
-	}); err != nil {
-		return nil, err
+		if s.conn != nil {
+			closeSoon(s.conn)
+			s.conn = nil
+		}
+		err = s.on(ctx, func() {
+			ep.leavePair(s)
+			s.pair = nil
+		})
 	}
-	p, lead, err := ep.acquirePair(ctx, pairKey{uri, id}, fresh)
+	if err != nil {
+		if cause := context.Cause(ctx); cause == ErrClosed || cause == ErrSessionClosed {
+			err = cause
+		}
+		err = s.connectError(err)
+		ep.abandon(s, err)
+		return err
+	}
+	s.conn.OnDown(func(err error) { ep.connDown(s, err) })
+	return nil
+}
+
+// attempt tries once to bring up s, over the pair that other sessions have or
+// over a fresh one.
+func (ep *Endpoint) attempt(ctx context.Context, s *Session, fresh bool) (err error) {
+	p, lead, err := ep.acquirePair(ctx, pairKey{s.remote, s.id}, fresh)
 	s.pair = p
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if lead {
 		defer func() {
@@ -221,33 +303,40 @@ func (ep *Endpoint) connect(ctx context.Context, uri string, id uint16, fresh bo
 			close(p.ready)
 		}()
 		if p.peer, err = ep.t.NewPeer(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	conn, h, err := ep.shake(ctx, s, p)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.conn = conn
 	if lead {
-		if err := p.peer.Connect(h.addr); err != nil {
-			return nil, err
+		if err := ep.reach(p, h.addr); err != nil {
+			return err
 		}
 	} else if p.peer.Remote() != h.addr {
 		ep.mu.Lock()
 		ep.dropPair(p)
 		ep.mu.Unlock()
-		return nil, errStalePair
+		return errStalePair
 	}
 	up := false
-	if oerr := ep.onOwner(ctx, func() { up = ep.install(s, &h) }); oerr != nil {
-		return nil, oerr
+	if err := s.on(ctx, func() { up = ep.install(s, &h) }); err != nil {
+		return err
 	}
 	if !up {
-		return nil, ErrPeerDead
+		return ErrPeerDead
 	}
-	conn.OnDown(func(err error) { ep.connDown(s, err) })
-	return s, nil
+	return nil
+}
+
+// reach connects a pair's queue pair, which may take an address resolution.
+func (ep *Endpoint) reach(p *pair, addr transport.Address) error {
+	if err := ep.opt.faults.resolution(); err != nil {
+		return err
+	}
+	return p.peer.Connect(addr)
 }
 
 // until returns a context that ends with ctx or when Close begins.
@@ -262,8 +351,23 @@ func (ep *Endpoint) until(ctx context.Context) (context.Context, context.CancelF
 
 // shake exchanges hellos with the server.
 func (ep *Endpoint) shake(ctx context.Context, s *Session, p *pair) (*nexus.Conn, hello, error) {
-	mine := ep.hello(s, p)
-	conn, reply, err := ep.nx.Connect(ctx, s.remote, s.id, mine.encode(), nil)
+	mine := ep.hello(s, p).encode()
+	var conn *nexus.Conn
+	var reply []byte
+	var err error
+	if s.passive {
+		conn, reply, err = ep.nx.Connect(ctx, s.remote, s.id, mine, nil)
+	} else { // the server may need this loop: it may be this endpoint, or connect to it
+		done, over := make(chan struct{}), new(atomic.Bool)
+		go func() {
+			conn, reply, err = ep.nx.Connect(ctx, s.remote, s.id, mine, nil)
+			over.Store(true)
+			close(done)
+			ep.wakeUp()
+		}()
+		ep.wait(ctx, done, over)
+		<-done
+	}
 	if err != nil {
 		return nil, hello{}, err
 	}
@@ -325,7 +429,7 @@ func (ep *Endpoint) abandon(s *Session, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	ep.onOwner(ctx, cleanup)
+	s.on(ctx, cleanup)
 }
 
 // closeSoon tells the peer that a connection is not wanted, without waiting.
@@ -375,7 +479,7 @@ func (a acceptor) Accept(ctx context.Context, conn *nexus.Conn, payload []byte) 
 	if int(h.window) != ep.opt.window {
 		return nil, &nexus.RefusedError{Reason: nexus.ReasonBadRequest, Text: fmt.Sprintf("window is %d here, %d there", ep.opt.window, h.window)}
 	}
-	s := &Session{ep: ep, remote: conn.Peer().Addr().String(), conn: conn, ended: make(chan struct{})}
+	s := &Session{ep: ep, remote: conn.Peer().Addr().String(), conn: conn, passive: true, ended: make(chan struct{})}
 	switch err := ep.newSession(s); {
 	case errors.Is(err, ErrRingExhausted):
 		return nil, &nexus.RefusedError{Reason: nexus.ReasonRingExhausted, Text: err.Error()}
@@ -408,7 +512,7 @@ func (ep *Endpoint) accept(ctx context.Context, s *Session, h *hello) (reply []b
 	s.pair = p
 	if lead {
 		if p.peer, err = ep.t.NewPeer(); err == nil {
-			err = p.peer.Connect(h.addr)
+			err = ep.reach(p, h.addr)
 		}
 		p.err = err
 		if err != nil {
@@ -432,7 +536,7 @@ func (ep *Endpoint) accept(ctx context.Context, s *Session, h *hello) (reply []b
 		return nil, err
 	}
 	up := false
-	err = ep.onOwner(ctx, func() {
+	err = s.on(ctx, func() {
 		s.es = ep.e.NewSession(false, random32())
 		s.es.User = s
 		up = ep.install(s, h)

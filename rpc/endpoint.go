@@ -50,7 +50,19 @@ type Endpoint struct {
 	repairs   uint64
 	timer     *time.Timer
 	opSpare   []op
-	recycled  []*Request // for Enqueue
+	recycled  []*Request   // for Enqueue
+	resting   []*coroutine // without a request
+	idle      int          // rounds without work since the last one with
+	stride    int          // how many of them share a reading of the clock
+	ticked    int64        // now of the last Tick
+	out       int          // requests that are answered later
+
+	workers workers
+
+	lateMu sync.Mutex
+	late   []op       // replies that came while Close was at work
+	over   bool       // Close has ended: replies are executed under lateMu
+	ring   msgbuf.Buf // the receive ring's memory, where late replies have requests in it
 
 	owned      atomic.Bool
 	runners    atomic.Int32 // Runs, waiting ones included
@@ -108,9 +120,11 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		handoff: make(chan struct{}, 1), runHandoff: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		closed: make(chan struct{}), watched: make(chan struct{}),
 		ringFree: opt.ringDepth,
+		stride:   1,
 		sessions: make(map[*Session]bool), outgoing: make(map[pairKey]*pair), incoming: make(map[uint64]*pair),
 	}
 	ep.timer.Stop()
+	ep.workers.init(opt.workers)
 	ep.life, ep.endLife = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -149,6 +163,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		CancelGrace: int64(2 * time.Second),
 		Small:       ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
 		PeerStuck: ep.peerStuck, PeerBroken: ep.peerBroken,
+		Drop:     opt.faults.dropper(),
 		Panicked: ep.panicked,
 	}, ep.clock())
 	watchCtx, cancel := context.WithCancel(context.Background())
@@ -226,25 +241,6 @@ func (ep *Endpoint) Alloc(n int) (msgbuf.Buf, error) {
 	return ep.mem.sharedLarge.Alloc(n)
 }
 
-// Stats returns the endpoint's counters. It waits for the loop, at most until
-// ctx ends.
-func (ep *Endpoint) Stats(ctx context.Context) (Stats, error) {
-	var st Stats
-	err := ep.onOwner(ctx, func() {
-		st = Stats{Stats: ep.e.Stats, RecvErrors: ep.t.RecvErrors, SendErrors: ep.t.SendErrors, Repairs: ep.repairs}
-	})
-	return st, err
-}
-
-// Stats are an endpoint's counters; they only grow. The embedded fields count
-// datagrams, READs, requests, retransmissions and drops by reason.
-type Stats struct {
-	engine.Stats
-	RecvErrors uint64 // failed receive completions
-	SendErrors uint64 // failed send completions
-	Repairs    uint64 // RC connections that broke and were re-established
-}
-
 // onOwner runs fn in the loop and waits for it.
 func (ep *Endpoint) onOwner(ctx context.Context, fn func()) error {
 	done := make(chan struct{})
@@ -259,6 +255,38 @@ func (ep *Endpoint) onOwner(ctx context.Context, fn func()) error {
 	return ep.wait(ctx, done, over)
 }
 
+// failedLook is how often whoever waits for the loop looks whether the device
+// has failed.
+const failedLook = 20 * time.Millisecond
+
+// inLoop is onOwner for goroutines of the library's own: it leaves the driving
+// to those who are to do it, and so does not take the loop away from somebody
+// who polls by hand.
+func (ep *Endpoint) inLoop(ctx context.Context, fn func()) error {
+	done := make(chan struct{})
+	if !ep.submit(op{kind: opFunc, fn: func() {
+		fn()
+		close(done)
+	}}) {
+		return ErrClosed
+	}
+	look := time.NewTicker(failedLook)
+	defer look.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-look.C:
+			if ep.failed.Load() != nil && ep.tryOwn() { // Run has returned
+				ep.settle()
+				ep.disown()
+			}
+		}
+	}
+}
+
 func (ep *Endpoint) panicked(reqType uint8, v any) {
 	ep.log.Error("rpc: handler panicked", "endpoint", ep.id, "type", reqType, "panic", v, "stack", stack())
 }
@@ -269,7 +297,9 @@ const closeTimeout = 5 * time.Second
 // Close ends all sessions, telling the peers, and frees the endpoint. Requests
 // under way end with ErrSessionClosed. Buffers that users still hold stay
 // readable, and their memory registered, until they are freed and the context
-// is closed. Close must not be called from a handler or callback.
+// is closed; so do requests that were deferred, until they are replied to.
+// Background handlers are waited for, 5 s in all. Close must not be called from
+// a handler or callback.
 func (ep *Endpoint) Close() error {
 	ep.closeOnce.Do(func() { ep.closeErr = ep.close() })
 	<-ep.closed
@@ -284,7 +314,7 @@ func (ep *Endpoint) close() error {
 	ep.closing = true
 	ep.mu.Unlock()
 	ep.endLife()
-	ep.connecting.Wait()
+	ep.waitConnecting()
 	ep.mu.Lock()
 	open := make([]*Session, 0, len(ep.sessions))
 	for s := range ep.sessions {
@@ -303,6 +333,9 @@ func (ep *Endpoint) close() error {
 		}()
 	}
 	wg.Wait()
+	if n := ep.workers.drain(ctx.Done()); n > 0 {
+		ep.log.Warn("rpc: endpoint closed while background handlers run", "endpoint", ep.id, "handlers", n)
+	}
 
 	// From here on nobody may submit; what was submitted is executed below.
 	ep.opMu.Lock()
@@ -325,21 +358,58 @@ func (ep *Endpoint) close() error {
 	for i := 0; i < 4 && ep.failed.Load() == nil; i++ {
 		ep.poll()
 	}
+	close(ep.workers.jobs)
 	ep.unwatch()
 	<-ep.watched
+	if ep.out > 0 {
+		ep.ring = ep.t.TakeRing() // there are requests in it that handlers may read
+	}
 	if err := ep.t.Close(); err != nil {
 		ep.log.Warn("rpc: destroy queues", "endpoint", ep.id, "error", err)
 	}
 	ep.t = nil
 	ep.e.Abandon(ep.clock()) // the queues are gone, and nothing touches memory any more
+	for _, c := range ep.resting {
+		c.stop()
+	}
+	ep.resting = nil
 	err := ep.release()
 	var inUse *msgbuf.InUseError
-	if errors.As(err, &inUse) {
+	switch {
+	case !errors.As(err, &inUse):
+	case ep.out > 0:
+		ep.log.Info("rpc: endpoint closed before all requests were replied to; their memory stays until they are", "endpoint", ep.id, "requests", ep.out)
+		err = nil
+	default:
 		ep.log.Warn("rpc: endpoint closed with buffers in use", "endpoint", ep.id, "error", err)
 		err = nil
 	}
+	ep.lateMu.Lock()
+	ep.over = true
+	for i := range ep.late {
+		ep.respond(&ep.late[i])
+	}
+	if len(ep.late) > 0 {
+		ep.late = nil
+		ep.settleLate()
+	}
+	ep.lateMu.Unlock()
 	close(ep.closed)
 	return err
+}
+
+// waitConnecting waits for the Connects and Accepts under way, which have been
+// told to end. They need the loop.
+func (ep *Endpoint) waitConnecting() {
+	done, over := make(chan struct{}), new(atomic.Bool)
+	go func() {
+		ep.connecting.Wait()
+		over.Store(true)
+		close(done)
+		ep.wakeUp()
+	}()
+	ep.wait(context.Background(), done, over)
+	<-done
 }
 
 func random32() uint32 {

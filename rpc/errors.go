@@ -39,6 +39,9 @@ var (
 	// ErrDeadlock: a handler or callback waits for something that only its own
 	// endpoint's loop can bring about.
 	ErrDeadlock = errors.New("rpc: blocking call from a handler or callback of the same endpoint; use Enqueue and Defer, or another goroutine")
+	// ErrCannotWait: a handler that was bound with Handle waits for a nested call,
+	// or one bound with HandleCoroutine does on a session of another endpoint.
+	ErrCannotWait = errors.New("rpc: handler cannot wait for this call; bind it with HandleBackground, or with HandleCoroutine and use the endpoint's own sessions")
 	// ErrDevice: the device stopped working; the endpoint must be closed.
 	ErrDevice = errors.New("rpc: device failed")
 )

@@ -1,23 +1,45 @@
 package rpc
 
 import (
+	"context"
+
 	"github.com/rrppcc-go/rrppcc/msgbuf"
 	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
 )
 
-// Handler answers requests of one type. It runs on the goroutine that drives
-// the endpoint, so it must not block: what takes long is deferred.
+// Handler answers requests of one type. It returns the response, a buffer that
+// the endpoint then owns and frees (the zero Buf is an empty response), or an
+// error, which the caller gets as a *HandlerError, or h.Defer().
 //
-// It returns the response, a buffer that the endpoint then owns and frees (the
-// zero Buf is an empty response), or an error, which the caller gets as a
-// *HandlerError, or h.Defer().
+// How it is bound says where it runs, and how it may wait: with Handle on the
+// loop, where it must not block; with HandleCoroutine on the loop, where it may
+// wait for nested calls; with HandleBackground on a goroutine of its own, where
+// it may do anything.
 type Handler func(h *RequestHandle) (msgbuf.Buf, error)
+
+// style is how a request's handler runs.
+type style uint8
+
+const (
+	inline style = iota
+	background
+	suspendable
+)
 
 // RequestHandle is a request at the server. It is valid until the handler
 // returns; after Defer, until Reply or Fail.
 type RequestHandle struct {
-	h  *engine.Handle
-	ep *Endpoint
+	h     *engine.Handle
+	ep    *Endpoint
+	style style
+	out   bool // of the loop: somebody has it who will reply later
+
+	co *coroutine // of a suspendable handler
+
+	// Of a background handler.
+	fn   Handler
+	work func()     // serves this request, and then others
+	own  msgbuf.Buf // what Response gave
 }
 
 // Type returns the request type.
@@ -34,6 +56,10 @@ func (h *RequestHandle) Large() bool { return h.h.Large() }
 // Endpoint returns the endpoint that the request came to.
 func (h *RequestHandle) Endpoint() *Endpoint { return h.ep }
 
+// Context returns a context that ends when Close of the endpoint begins, for
+// what a background handler waits for.
+func (h *RequestHandle) Context() context.Context { return h.ep.life }
+
 // Session returns the server's end of the session.
 func (h *RequestHandle) Session() *Session {
 	s, _ := h.h.Session().User.(*Session)
@@ -42,14 +68,37 @@ func (h *RequestHandle) Session() *Session {
 
 // Response returns a buffer of n bytes for the response: for small ones the
 // same preallocated one again and again, at no cost. It belongs to the handler
-// until it is returned. Only the handler itself may call it, before it returns;
-// elsewhere use Endpoint.Alloc.
-func (h *RequestHandle) Response(n int) (msgbuf.Buf, error) { return h.h.Response(n) }
+// until it is returned; ask once per request. Only the handler itself may call
+// it, before it returns; elsewhere use Endpoint.Alloc.
+//
+// In a background handler it is Endpoint.Alloc, and the endpoint frees the
+// buffer if the handler does not return it.
+func (h *RequestHandle) Response(n int) (msgbuf.Buf, error) {
+	if h.style != background {
+		return h.h.Response(n)
+	}
+	h.freeOwn()
+	buf, err := h.ep.Alloc(n)
+	h.own = buf
+	return buf, err
+}
+
+func (h *RequestHandle) freeOwn() {
+	if h.own.Valid() {
+		h.own.Free()
+	}
+	h.own = msgbuf.Buf{}
+}
 
 // Defer lets the handler return without an answer: return h.Defer(). Then Reply
 // or Fail must be called, once, by any goroutine. Until then the request stays
 // in its receive buffer, and its slot of the session's window is taken.
-func (h *RequestHandle) Defer() (msgbuf.Buf, error) { return h.h.Defer() }
+func (h *RequestHandle) Defer() (msgbuf.Buf, error) {
+	if h.style != inline {
+		return msgbuf.Buf{}, engine.ErrDeferred // the engine knows
+	}
+	return h.h.Defer()
+}
 
 // Reply answers a deferred request; the endpoint owns resp from now on. If the
 // session is gone, resp is freed and nobody hears. It panics if the request was
@@ -69,20 +118,73 @@ func (h *RequestHandle) finish(resp msgbuf.Buf, err error) {
 	if !h.h.Take() {
 		panic(engine.ErrDoubleReply)
 	}
-	if !h.ep.submit(op{kind: opReply, handle: h.h, buf: resp, err: err}) {
-		resp.Free()
+	h.ep.reply(op{kind: opReply, handle: h.h, buf: resp, err: err})
+}
+
+// reply has the loop, or what Close has left of it, answer a request.
+func (ep *Endpoint) reply(o op) {
+	if ep.submit(o) {
+		return
+	}
+	ep.lateMu.Lock()
+	defer ep.lateMu.Unlock()
+	if !ep.over { // Close is at work
+		ep.late = append(ep.late, o)
+		return
+	}
+	ep.respond(&o)
+	ep.settleLate()
+}
+
+// respond executes an opReply. It runs in the loop.
+func (ep *Endpoint) respond(o *op) {
+	if h, ok := o.handle.User.(*RequestHandle); ok && h.out {
+		h.out = false
+		ep.out--
+	}
+	ep.e.Respond(ep.now, o.handle, o.buf, o.err)
+	if o.reuse {
+		o.handle.Reuse()
 	}
 }
 
-// adapt makes an engine handler of fn. The RequestHandle stays with the
-// engine's Handle, so it costs nothing per request.
+// settleLate frees, after Close, what replies have let go. The caller holds
+// lateMu.
+func (ep *Endpoint) settleLate() {
+	ep.e.Flushed()
+	if ep.out == 0 {
+		ep.ring.Free()
+		ep.ring = msgbuf.Buf{}
+		ep.release() // as far as it goes: users may have buffers, or have closed the context
+	}
+}
+
+// handleOf returns the RequestHandle of eh, for a handler of a style. It stays
+// with the engine's Handle, so it costs nothing per request.
+func (ep *Endpoint) handleOf(eh *engine.Handle, st style) *RequestHandle {
+	h, ok := eh.User.(*RequestHandle)
+	if !ok {
+		h = &RequestHandle{h: eh, ep: ep}
+		eh.User = h
+	}
+	h.style = st
+	return h
+}
+
+// deferred notes that h is answered later.
+func (ep *Endpoint) deferred(h *RequestHandle) {
+	h.out = true
+	ep.out++
+}
+
+// adapt makes an engine handler of fn, for the loop.
 func (ep *Endpoint) adapt(fn Handler) engine.Handler {
 	return func(eh *engine.Handle) (msgbuf.Buf, error) {
-		h, ok := eh.User.(*RequestHandle)
-		if !ok {
-			h = &RequestHandle{h: eh, ep: ep}
-			eh.User = h
+		h := ep.handleOf(eh, inline)
+		buf, err := fn(h)
+		if err == engine.ErrDeferred {
+			ep.deferred(h)
 		}
-		return fn(h)
+		return buf, err
 	}
 }

@@ -31,6 +31,7 @@ type op struct {
 	buf    msgbuf.Buf
 	err    error
 	fn     func()
+	reuse  bool // nobody keeps handle
 }
 
 // submit queues o for the loop and wakes it. It reports false if the endpoint
@@ -77,7 +78,7 @@ func (ep *Endpoint) runOps() int {
 				o.req.call.Abort(ep.now)
 			}
 		case opReply:
-			ep.e.Respond(ep.now, o.handle, o.buf, o.err)
+			ep.respond(o)
 		case opFunc:
 			o.fn()
 		}
@@ -93,10 +94,15 @@ func (ep *Endpoint) clock() int64 { return int64(time.Since(ep.epoch)) }
 // poll does one round of the loop and returns how much there was to do. The
 // caller owns the endpoint.
 func (ep *Endpoint) poll() int {
-	ep.now, ep.fresh = ep.clock(), true
+	if ep.idle&(ep.stride-1) == 0 {
+		ep.readClock()
+	}
 	n := ep.runOps()
 	m, err := ep.t.Poll(ep.e, ep.now)
-	ep.e.Tick(ep.now)
+	if ep.ticked != ep.now {
+		ep.ticked = ep.now
+		ep.e.Tick(ep.now)
+	}
 	if err == nil {
 		err = ep.t.Flush(ep.e, ep.now)
 	}
@@ -114,7 +120,35 @@ func (ep *Endpoint) poll() int {
 	if !ep.e.Idle() {
 		n++ // what a callback or carePeers added is not posted yet: do not sleep on it
 	}
+	if n+m > 0 {
+		ep.idle = 0
+	} else {
+		ep.idle++
+	}
 	return n + m
+}
+
+// idleStride is how many rounds without work share one reading of the clock,
+// which costs more than the rest of such a round. Where that many rounds take
+// longer than strideLimit, since somebody polls by hand now and then, every
+// round has its own.
+const (
+	idleStride  = 8
+	strideLimit = 20 * time.Microsecond
+)
+
+// readClock sets the loop's time.
+func (ep *Endpoint) readClock() {
+	was := ep.now
+	ep.now, ep.fresh = ep.clock(), true
+	if ep.idle == 0 {
+		return
+	}
+	if (ep.now-was)*int64(idleStride/ep.stride) <= int64(strideLimit) {
+		ep.stride = idleStride
+	} else {
+		ep.stride = 1
+	}
 }
 
 // tryOwn makes the caller the endpoint's owner, if there is none.
@@ -257,7 +291,11 @@ func (ep *Endpoint) sleep(stop *atomic.Bool) {
 		ep.mem.collect()
 	}
 	ep.asleep.Store(true)
-	defer ep.asleep.Store(false)
+	ep.idle = 0 // the time that passes is to be seen
+	defer func() {
+		ep.asleep.Store(false)
+		ep.idle = 0
+	}()
 	if err := ep.t.Arm(); err != nil {
 		ep.deviceFailed(err)
 		return
@@ -420,13 +458,13 @@ func (ep *Endpoint) settle() {
 }
 
 // onLoop reports whether the caller runs inside the loop: in a handler or
-// callback.
+// callback. A coroutine has a stack of its own.
 func onLoop() bool {
 	var pcs [128]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
 	for {
 		f, more := frames.Next()
-		if strings.HasSuffix(f.Function, ".(*Endpoint).poll") {
+		if strings.HasSuffix(f.Function, ".(*Endpoint).poll") || strings.HasSuffix(f.Function, ".(*coroutine).body") {
 			return true
 		}
 		if !more {

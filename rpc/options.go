@@ -21,6 +21,8 @@ type options struct {
 	maxMessage int
 	timeout    time.Duration
 	spin       time.Duration
+	workers    int
+	faults     *Faults
 }
 
 func defaultOptions() options {
@@ -29,13 +31,13 @@ func defaultOptions() options {
 		gidIndex:   -1,
 		log:        slog.New(slog.DiscardHandler),
 		window:     8,
-		credits:    32,
 		ringDepth:  2048,
 		sendDepth:  512,
 		maxReads:   256,
 		maxMessage: msgbuf.MaxSize,
 		timeout:    30 * time.Second,
 		spin:       50 * time.Microsecond,
+		workers:    8,
 	}
 }
 
@@ -64,8 +66,24 @@ func WithLogger(l *slog.Logger) Option {
 func WithWindow(n int) Option { return func(o *options) { o.window = n } }
 
 // WithRingDepth sets the number of receive buffers, of one MTU each; 2048 by
-// default. Every session takes 32 of them at both of its ends.
+// default, at most 32768 on ConnectX and Soft-RoCE. It is rounded up to a power
+// of two, and with WithCredits bounds how many sessions the endpoint can have.
 func WithRingDepth(n int) Option { return func(o *options) { o.ringDepth = n } }
+
+// WithCredits sets how many receive buffers of this endpoint's ring every
+// session takes, at least the window; 32 by default, or twice the window if that
+// is more. The two ends need not agree. An endpoint has room for ring depth /
+// credits sessions: 64 by default, 32768 at most, with a window and a credit
+// of 1. With fewer than twice the window, datagrams that are no requests
+// (confirmations of large messages, retransmissions) have no buffers of their
+// own: when all sessions are busy at once some are lost, and sent again.
+func WithCredits(n int) Option { return func(o *options) { o.credits = max(n, 1) } }
+
+// WithWorkers sets how many goroutines are kept ready for the handlers of
+// HandleBackground; 8 by default. It is no limit: a request that finds none
+// ready gets a goroutine of its own, so background handlers never wait for each
+// other, however their calls nest.
+func WithWorkers(n int) Option { return func(o *options) { o.workers = max(n, 0) } }
 
 // WithMaxMessage sets the longest request that is sent or taken and the longest
 // response, in bytes; 1 GiB by default, which is also the most.
@@ -84,6 +102,15 @@ func (o *options) check() error {
 	switch {
 	case o.window < 1 || o.window > 64:
 		return fmt.Errorf("rpc: window of %d slots; 1 to 64 are possible", o.window)
+	case o.credits != 0 && o.credits < o.window:
+		return fmt.Errorf("rpc: %d credits; at least the window of %d is needed", o.credits, o.window)
+	case o.credits > 1<<16-1:
+		return fmt.Errorf("rpc: %d credits; %d are possible", o.credits, 1<<16-1)
+	}
+	if o.credits == 0 {
+		o.credits = max(32, 2*o.window)
+	}
+	switch {
 	case o.ringDepth < o.credits || o.ringDepth > 1<<16:
 		return fmt.Errorf("rpc: receive ring of %d buffers; %d to %d are possible", o.ringDepth, o.credits, 1<<16)
 	case o.maxMessage < 1 || o.maxMessage > msgbuf.MaxSize:
@@ -92,8 +119,5 @@ func (o *options) check() error {
 		return fmt.Errorf("rpc: request timeout of %v", o.timeout)
 	}
 	o.ringDepth = 1 << bits.Len(uint(o.ringDepth-1))
-	if o.credits < 2*o.window {
-		o.credits = 2 * o.window
-	}
 	return nil
 }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
@@ -21,6 +22,13 @@ type Session struct {
 	conn   *nexus.Conn
 	remote string // URI of the remote process
 	id     uint16 // remote endpoint; 0 at the server's end
+
+	passive bool // what brings it up must not drive the loop
+
+	// Of Open; nil otherwise.
+	opening chan struct{} // closed when the session is up, or has ended without
+	opened  atomic.Bool   // opening is closed
+	cancel  context.CancelCauseFunc
 
 	creditsFree bool   // under Endpoint.mu
 	heard       uint64 // of es.Received, when the peer was touched last; the loop's
@@ -107,6 +115,9 @@ func (s *Session) Enqueue(reqType uint8, req, resp msgbuf.Buf, tag uint64, fn fu
 	}
 	r.prepare(s, reqType, req, resp, ep.now+int64(ep.opt.timeout))
 	r.fn, r.tag = fn, tag
+	if s.es == nil { // just opened
+		s.begin()
+	}
 	s.es.Start(ep.now, &r.call)
 }
 
@@ -135,6 +146,18 @@ func (s *Session) Err() error {
 	}
 }
 
+// Ready waits until a session of Open is up, and returns nil; if it has ended,
+// or ends before, Ready returns why. If nobody runs the endpoint's loop, Ready
+// does.
+func (s *Session) Ready(ctx context.Context) error {
+	if s.opening != nil {
+		if err := s.ep.wait(ctx, s.opening, &s.opened); err != nil {
+			return err
+		}
+	}
+	return s.Err()
+}
+
 // Close ends the session and tells the peer. Requests under way end with
 // ErrSessionClosed. Close of an ended session returns nil. It must not be called
 // from a handler or callback.
@@ -153,6 +176,14 @@ func (s *Session) close(ctx context.Context) error {
 		}
 		// Nothing may be under way that touches a buffer of ours when the peer
 		// is told; a peer that does not let go in time loses its access.
+		if s.opening != nil {
+			if s.cancel != nil {
+				s.cancel(ErrSessionClosed)
+			}
+			if s.Ready(ctx) != nil {
+				return // it has ended, or will: what opens it has been told to stop
+			}
+		}
 		if s.es == nil {
 			return // not up yet: its Connect ends by itself
 		}

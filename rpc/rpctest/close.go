@@ -153,12 +153,13 @@ var closeTests = []test{
 	}},
 	{"PeersCloseEndsTheSession", []Capability{LocalPeers}, func(e *env) {
 		srv, cli := e.endpoint(e.process(ProcessConfig{}), 1), e.client()
-		Bind(srv)
+		handlers := Bind(srv)
 		e.run(srv)
 		s := e.connect(cli, srv.URI(), 1)
 		e.run(cli)
 		reqs := append(e.hold(s, cli, 16, 0, 8), e.hold(s, cli, 20_000, 8, 10)...)
 		e.within("close the server's endpoint", srv.Close)
+		handlers.Close()
 		for _, r := range reqs {
 			e.fails(r, rpc.ErrSessionClosed)
 			r.Req().Free()

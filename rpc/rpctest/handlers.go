@@ -50,6 +50,21 @@ const (
 	TypeDeadlock
 	// TypeCount answers with how many TypeEcho were executed.
 	TypeCount
+	// TypeForwardBackground and TypeForwardCoroutine are TypeForward in a
+	// background handler and in a coroutine.
+	TypeForwardBackground
+	TypeForwardCoroutine
+	// TypeBounceBackground and TypeBounceCoroutine: a number n as the first byte;
+	// for 0 answers with the rest, else with what the same type answers, at the
+	// session of TypeConnect, to n-1 and the rest.
+	TypeBounceBackground
+	TypeBounceCoroutine
+	// TypePanicBackground and TypePanicCoroutine are TypePanic.
+	TypePanicBackground
+	TypePanicCoroutine
+	// TypeFailBackground and TypeFailCoroutine are TypeFail.
+	TypeFailBackground
+	TypeFailCoroutine
 	// TypeUnbound has no handler.
 	TypeUnbound uint8 = 200
 )
@@ -106,6 +121,16 @@ func Bind(ep *rpc.Endpoint) *Handlers {
 		TypeConnect: s.connect, TypeForward: s.forward, TypeForwardBlocking: s.forwardBlocking, TypeDeadlock: s.deadlock, TypeCount: s.count,
 	} {
 		ep.Handle(typ, fn)
+	}
+	for typ, fn := range map[uint8]rpc.Handler{
+		TypeForwardBackground: s.forwardWaiting, TypeBounceBackground: s.bounce, TypePanicBackground: s.panic, TypeFailBackground: s.fail,
+	} {
+		ep.HandleBackground(typ, fn)
+	}
+	for typ, fn := range map[uint8]rpc.Handler{
+		TypeForwardCoroutine: s.forwardWaiting, TypeBounceCoroutine: s.bounce, TypePanicCoroutine: s.panic, TypeFailCoroutine: s.fail,
+	} {
+		ep.HandleCoroutine(typ, fn)
 	}
 	return s
 }

@@ -17,6 +17,8 @@ type ServerConfig struct {
 	Endpoints  int // numbered from 1; 0 means 1
 	RingDepth  int // 0: rpc's default
 	MaxMessage int // 0: rpc's default
+	Window     int // 0: rpc's default
+	Workers    int // 0: rpc's default
 }
 
 // Server is a process with endpoints that have the handlers of this package.
@@ -63,6 +65,12 @@ func serve(p *Process, cfg ServerConfig) (_ *localServer, err error) {
 	}
 	if cfg.MaxMessage != 0 {
 		opts = append(opts, rpc.WithMaxMessage(cfg.MaxMessage))
+	}
+	if cfg.Window != 0 {
+		opts = append(opts, rpc.WithWindow(cfg.Window))
+	}
+	if cfg.Workers != 0 {
+		opts = append(opts, rpc.WithWorkers(cfg.Workers))
 	}
 	for id := range max(cfg.Endpoints, 1) {
 		ep, err := rpc.NewEndpoint(p.Nexus, uint16(id+1), p.Verbs, opts...)

@@ -24,6 +24,9 @@ type Config struct {
 	// CancelGrace. The owner must take the peer's access away and then call
 	// FailDest.
 	PeerStuck func(dest uint32)
+	// Drop, which may be nil, is asked for every datagram that is received
+	// whether to throw it away.
+	Drop func() bool
 	// PeerBroken is called when a server tells that it cannot pull from us on
 	// the connection of that generation. It may come often, and late.
 	PeerBroken func(dest, generation uint32)
@@ -87,6 +90,7 @@ type Stats struct {
 	DropSession, DropToken   uint64 // no such session; wrong token or sender
 	DropStale, DropBusy      uint64 // old request number; slot still working on an older request
 	DropMalformed            uint64
+	DropFault                uint64 // Config.Drop said so
 }
 
 // Engine is the protocol state of one endpoint. It belongs to one goroutine.
@@ -148,6 +152,10 @@ func (e *Engine) Receive(now int64, burst []Rx) {
 		rx := &burst[i]
 		rx.Held = false
 		e.Stats.RxDatagrams++
+		if e.cfg.Drop != nil && e.cfg.Drop() {
+			e.Stats.DropFault++
+			continue
+		}
 		h, ok := ParseHeader(rx.Data)
 		if !ok {
 			if len(rx.Data) < HeaderBytes {

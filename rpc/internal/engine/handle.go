@@ -77,6 +77,18 @@ func (h *Handle) Defer() (msgbuf.Buf, error) {
 // goroutine.
 func (h *Handle) Take() bool { return !h.over && !h.replied.Swap(true) }
 
+// Reuse lets a deferred Handle that was responded to serve its slot's next
+// request. Nobody else may have kept it.
+func (h *Handle) Reuse() {
+	if h.sl.spare == nil && h.sl.handle != h {
+		h.replied.Store(false)
+		h.sl.spare = h
+	}
+}
+
+// Discard frees buf, which Response may have given, instead of sending it.
+func (h *Handle) Discard(buf msgbuf.Buf) { h.sl.discard(buf) }
+
 // taken claims the reply for the handler's return, and reports true if Take
 // came first. A request that was not deferred is known to this goroutine alone,
 // and two locked instructions are saved.

@@ -1,0 +1,142 @@
+package rpc
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
+)
+
+// HandleBackground binds fn to a request type, to run on a goroutine of its own:
+// it may block, and may call. What it returns is the reply. nil unbinds it. As
+// Handle, it belongs to the driving goroutine, or to any before the endpoint is
+// driven.
+//
+// Background handlers run at the same time, as many as requests are under way:
+// at most the sum of the windows of all sessions. A handler that wants fewer
+// uses a semaphore, which it must not hold over nested calls.
+//
+// A nested call takes a slot of its session's window for as long as it takes. A
+// chain of calls that comes along one session again and again needs a slot each
+// time: where all are taken by chains that need one more, the next call waits in
+// the backlog until the deadline of one of them. Chains to and fro of depth d,
+// n at a time, need a window of n*d/2, or sessions of their own.
+func (ep *Endpoint) HandleBackground(reqType uint8, fn Handler) {
+	if fn == nil {
+		ep.e.Handle(reqType, nil)
+		return
+	}
+	ep.e.Handle(reqType, func(eh *engine.Handle) (msgbuf.Buf, error) {
+		h := ep.handleOf(eh, background)
+		if h.work == nil {
+			h.work = func() { ep.workers.serve(h) }
+		}
+		h.fn = fn
+		ep.deferred(h)
+		buf, err := eh.Defer()
+		ep.workers.start(h)
+		return buf, err
+	})
+}
+
+// workers are the goroutines of background handlers.
+type workers struct {
+	keep    int32               // how many may wait for work
+	jobs    chan *RequestHandle // unbuffered: taken by who waits for work, at once
+	waiting atomic.Int32
+	busy    atomic.Int32
+	closing atomic.Bool
+	idle    chan struct{} // one token: busy may be 0 while closing
+}
+
+func (w *workers) init(keep int) {
+	w.keep = int32(keep)
+	w.jobs = make(chan *RequestHandle)
+	w.idle = make(chan struct{}, 1)
+}
+
+// start gives h to a worker, or makes one. The caller is the loop.
+func (w *workers) start(h *RequestHandle) {
+	w.busy.Add(1)
+	select {
+	case w.jobs <- h:
+	default:
+		go h.work()
+	}
+}
+
+// serve is a worker: it answers h, and then waits for more unless enough others
+// do.
+func (w *workers) serve(h *RequestHandle) {
+	for ok := true; ok; {
+		h.answer()
+		if w.waiting.Add(1) > w.keep {
+			w.waiting.Add(-1)
+			return
+		}
+		h, ok = <-w.jobs
+		w.waiting.Add(-1)
+	}
+}
+
+func (w *workers) done() {
+	if w.busy.Add(-1) == 0 && w.closing.Load() {
+		select {
+		case w.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// drain waits until no handler runs, or stop is closed. It reports how many do.
+func (w *workers) drain(stop <-chan struct{}) int {
+	w.closing.Store(true)
+	for w.busy.Load() > 0 {
+		select {
+		case <-w.idle:
+		case <-stop:
+			return int(w.busy.Load())
+		}
+	}
+	return 0
+}
+
+// errGoexit is for handlers that end their goroutine, like FailNow in a test.
+var errGoexit = errors.New("the handler ended its goroutine")
+
+// answer runs the handler of a background request.
+func (h *RequestHandle) answer() {
+	var buf msgbuf.Buf
+	err := errGoexit
+	defer func() {
+		if v := recover(); v != nil {
+			h.ep.panicked(h.Type(), v)
+			buf, err = msgbuf.Buf{}, &HandlerError{Message: fmt.Sprint(v), Panic: true}
+		}
+		ep := h.ep
+		h.answered(buf, err)
+		ep.workers.done()
+	}()
+	buf, err = h.fn(h)
+}
+
+// answered replies with what the handler returned. If it deferred, h is
+// somebody else's by now.
+func (h *RequestHandle) answered(buf msgbuf.Buf, err error) {
+	if err == engine.ErrDeferred {
+		return
+	}
+	if buf == h.own {
+		h.own = msgbuf.Buf{}
+	}
+	h.freeOwn()
+	if !h.h.Take() { // it replied by itself, although it did not defer
+		if buf.Valid() {
+			buf.Free()
+		}
+		return
+	}
+	h.ep.reply(op{kind: opReply, handle: h.h, buf: buf, err: err, reuse: true})
+}
