@@ -1,7 +1,6 @@
 package nexus
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -220,27 +219,39 @@ func TestKeyReplaysAfterTheSenderWasForgottenOpenNothing(t *testing.T) {
 }
 
 func TestKeyReplaysDoNotKeepADeadPeerAlive(t *testing.T) {
-	keyed(t, func(t *testing.T, m *memNet) {
-		var r recorder
-		m.record(&r)
-		a, b := start(t, m, addrA), start(t, m, addrB)
-		serve(t, b, 7)
-		var d downs
-		connect(t, a, addrB, 7, &d)
-		time.Sleep(10 * time.Second)
-		m.set(func() { m.loss = 1 })
-		cut := time.Now()
-		list := r.all()
-		for time.Since(cut) < defaultDeadline+2*defaultInterval {
-			m.replay(list)
-		}
-		if errs := d.all(); len(errs) != 1 || !errors.Is(errs[0], ErrPeerDead) {
-			t.Fatal(errs)
-		}
-		if took := d.when[0].Sub(cut); took > defaultDeadline+defaultInterval {
-			t.Errorf("noticed after %v", took)
-		}
-	})
+	for name, source := range map[string]string{"at its address": addrB, "that answers from another address": "10.0.0.3:3000"} {
+		t.Run(name, func(t *testing.T) {
+			keyed(t, func(t *testing.T, m *memNet) {
+				var r recorder
+				m.record(&r)
+				a := start(t, m, addrA)
+				in := m.listen(addrB)
+				out := in
+				if source != addrB {
+					out = m.listen(source)
+					defer out.Close()
+				}
+				b := start(t, m, addrB, WithConn(twoFaced{in, out}))
+				m.set(func() { m.ports[in.addr], m.ports[out.addr] = in, in })
+				serve(t, b, 7)
+				var d downs
+				connect(t, a, addrB, 7, &d)
+				time.Sleep(10 * time.Second)
+				m.set(func() { m.loss = 1 })
+				cut := time.Now()
+				list := r.all()
+				for time.Since(cut) < defaultDeadline+2*defaultInterval {
+					m.replay(list)
+				}
+				if errs := d.all(); len(errs) != 1 || !errors.Is(errs[0], ErrPeerDead) {
+					t.Fatal(errs)
+				}
+				if took := d.when[0].Sub(cut); took > defaultDeadline+defaultInterval {
+					t.Errorf("noticed after %v", took)
+				}
+			})
+		})
+	}
 }
 
 // TestKeyForgeriesDoNothing sends messages of every kind with the right ids,
@@ -439,9 +450,11 @@ func TestKeyPingsLedElsewhereDoNotEndConnections(t *testing.T) {
 		})
 		connect(t, a, addrB, 7, &d)
 		time.Sleep(time.Minute)
-		if len(d.all())+len(s.ended()) != 0 || resets < 100 {
-			t.Errorf("%v %v, %d Resets", d.all(), s.ended(), resets)
-		}
+		m.set(func() {
+			if len(d.all())+len(s.ended()) != 0 || resets < 100 {
+				t.Errorf("%v %v, %d Resets", d.all(), s.ended(), resets)
+			}
+		})
 	})
 }
 
@@ -479,245 +492,4 @@ func TestKeyFirstConnectsLeaveNothingAtTheServer(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestCookieIsForOneConnectionAtOneAddressForAWhile(t *testing.T) {
-	k := testKey(t, testSecret, 1)
-	from := netip.MustParseAddrPort(addrA)
-	m := &message{from: 5, id: 6}
-	m.cookie = k.cookie(time.Minute, from, m)
-	for name, tc := range map[string]struct {
-		now  time.Duration
-		from string
-		m    message
-		want bool
-	}{
-		"at once":             {time.Minute, addrA, *m, true},
-		"at the end":          {time.Minute + cookieTime, addrA, *m, true},
-		"too late":            {time.Minute + cookieTime + 1, addrA, *m, false},
-		"before it was made":  {time.Minute - 1, addrA, *m, false},
-		"other address":       {time.Minute, addrB, *m, false},
-		"other port":          {time.Minute, "10.0.0.1:1001", *m, false},
-		"other incarnation":   {time.Minute, addrA, message{from: 7, id: 6, cookie: m.cookie}, false},
-		"other connection":    {time.Minute, addrA, message{from: 5, id: 7, cookie: m.cookie}, false},
-		"other time":          {time.Minute, addrA, message{from: 5, id: 6, cookie: with(m.cookie, 7, m.cookie[7]^1)}, false},
-		"other MAC":           {time.Minute, addrA, message{from: 5, id: 6, cookie: with(m.cookie, 31, m.cookie[31]^1)}, false},
-		"no cookie":           {time.Minute, addrA, message{from: 5, id: 6, cookie: make([]byte, cookieBytes)}, false},
-		"time beyond reason":  {time.Minute, addrA, message{from: 5, id: 6, cookie: with(m.cookie, 0, 0xff)}, false},
-		"no cookie, at start": {0, addrA, message{from: 5, id: 6, cookie: make([]byte, cookieBytes)}, false},
-	} {
-		if got := k.validCookie(tc.now, netip.MustParseAddrPort(tc.from), &tc.m); got != tc.want {
-			t.Errorf("%s: valid is %v", name, got)
-		}
-	}
-	if other := testKey(t, testSecret, 1); other.validCookie(time.Minute, from, m) {
-		t.Error("another process of the same key takes the cookie")
-	}
-}
-
-func TestOnlyTheFirstConnectionIsChallenged(t *testing.T) {
-	keyed(t, func(t *testing.T, m *memNet) {
-		a, b := start(t, m, addrA), start(t, m, addrB)
-		serve(t, a, 7)
-		serve(t, b, 7)
-		for range 10 {
-			connect(t, a, addrB, 7, nil)
-			connect(t, b, addrA, 7, nil)
-		}
-		if n := a.Stats().Challenges + b.Stats().Challenges; n != 1 || m.count(kindConnect) != 21 {
-			t.Errorf("%d Challenges, %d Connects", n, m.count(kindConnect))
-		}
-		// The server that the client believes to know is another one now.
-		crash(t, m, b)
-		b = start(t, m, addrB)
-		serve(t, b, 7)
-		begin := time.Now()
-		connect(t, a, addrB, 7, nil)
-		if took := time.Since(begin); took > 2*time.Millisecond {
-			t.Errorf("connecting to a restarted server took %v", took)
-		}
-	})
-}
-
-func TestSendersAreBoundedAndForgotten(t *testing.T) {
-	keyed(t, func(t *testing.T, m *memNet) {
-		b := start(t, m, addrB)
-		s := serve(t, b, 7)
-		from := netip.MustParseAddrPort(addrA)
-		// first opens a connection for a new process, and ends it.
-		first := func(i uint64) {
-			k := testKey(t, testSecret, i)
-			c := message{version: version, kind: kindConnect, from: i, to: b.incarnation, id: i, endpoint: 8}
-			c.payload = b.key.cookie(b.age(), from, &c)
-			b.receive(from, k.seal(c.encode()))
-		}
-		for i := range uint64(maxIdle + 10) {
-			first(i + 1)
-		}
-		b.mu.Lock()
-		if len(b.senders) != maxIdle || len(b.idle) != maxIdle || b.stats.Busy != 10 {
-			t.Errorf("%d senders, %d idle, %d turned away", len(b.senders), len(b.idle), b.stats.Busy)
-		}
-		b.mu.Unlock()
-		time.Sleep(idleTime + time.Second)
-		b.mu.Lock()
-		if len(b.senders)+len(b.idle) != 0 {
-			t.Errorf("%d senders, %d idle", len(b.senders), len(b.idle))
-		}
-		b.mu.Unlock()
-		// One with a connection stays.
-		a := start(t, m, addrA)
-		connect(t, a, addrB, 7, nil)
-		time.Sleep(3 * idleTime)
-		b.mu.Lock()
-		if len(b.senders) != 1 || len(b.idle) != 0 || s.accepted() != 1 {
-			t.Errorf("%d senders, %d idle, %d accepted", len(b.senders), len(b.idle), s.accepted())
-		}
-		b.mu.Unlock()
-	})
-}
-
-func TestKeyMismatchIsSaid(t *testing.T) {
-	other := WithKey([]byte("this is another secret"))
-	key := WithKey(testSecret)
-	none := func(*Nexus) {}
-	for name, tc := range map[string]struct {
-		client, server Option
-		after          time.Duration
-		want           string
-	}{
-		"server has a key":     {none, key, 0, "the process there has a key, and we have none"},
-		"client has a key":     {key, none, doubtfulTimeout, "another key or none"},
-		"two keys":             {key, other, doubtfulTimeout, "another key or none"},
-		"two keys, impatient":  {key, other, time.Second, "another key or none"},
-		"other version, keyed": {key, nil, doubtfulTimeout, "version 9, we 1"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			unkeyed(t, func(t *testing.T, m *memNet) {
-				a := start(t, m, addrA, tc.client)
-				var s *server
-				if tc.server != nil {
-					s = serve(t, start(t, m, addrB, tc.server), 7)
-				} else {
-					old := m.listen(addrB)
-					defer old.Close()
-					go func() {
-						buf := make([]byte, 2000)
-						for {
-							n, from, err := old.ReadFromUDPAddrPort(buf)
-							if err != nil {
-								return
-							}
-							msg, _ := decode(buf[:n])
-							_, _ = old.WriteToUDPAddrPort((&message{version: 9, kind: kindRefuse, acceptor: true, from: 5, to: msg.from,
-								id: msg.id, reason: ReasonVersion}).encode(), from)
-						}
-					}()
-				}
-				var r recorder
-				m.record(&r)
-				ctx := t.Context()
-				if strings.Contains(name, "impatient") {
-					var cancel context.CancelFunc
-					ctx, cancel = context.WithTimeout(ctx, tc.after)
-					defer cancel()
-				}
-				begin := time.Now()
-				_, _, err := a.Connect(ctx, addrB, 7, nil, nil)
-				var refused *RefusedError
-				if !errors.As(err, &refused) || !strings.Contains(err.Error(), tc.want) {
-					t.Fatal(err)
-				}
-				want := ReasonKey
-				if tc.server == nil {
-					want = ReasonVersion
-				}
-				if took := time.Since(begin) - tc.after; refused.Reason != want || took < -time.Millisecond || took > time.Millisecond {
-					t.Errorf("reason %v after %v", refused.Reason, took+tc.after)
-				}
-				for i, rec := range r.all() {
-					if tc.server != nil && i > 0 && rec.from == netip.MustParseAddrPort(addrB) && len(rec.b) > len(r.all()[0].b) {
-						t.Errorf("answered with %d bytes to %d", len(rec.b), len(r.all()[0].b))
-					}
-				}
-				if s != nil && s.accepted() != 0 || live(a) != nothing {
-					t.Errorf("accepted; %s", live(a))
-				}
-			})
-		})
-	}
-}
-
-// TestForgedRefusalsDoNotEndAConnectWithAKey has every Connect refused in clear,
-// before the server has it.
-func TestForgedRefusalsDoNotEndAConnectWithAKey(t *testing.T) {
-	keyed(t, func(t *testing.T, m *memNet) {
-		a := start(t, m, addrA)
-		m.set(func() {
-			m.filter = func(from, to netip.AddrPort, b []byte) bool {
-				if kind(b[5]) != kindConnect {
-					return true
-				}
-				connect, _ := decode(b)
-				for _, r := range []Reason{ReasonKey, ReasonShuttingDown, ReasonVersion} {
-					for _, v := range []uint8{version, 9} {
-						m.inject(to, from, (&message{version: v, kind: kindRefuse, acceptor: true, from: 5, to: connect.from, id: connect.id,
-							reason: r}).encode())
-					}
-				}
-				return true
-			}
-		})
-		time.AfterFunc(doubtfulTimeout-time.Second, func() { // it is not there at first
-			serve(t, start(t, m, addrB), 7)
-		})
-		connect(t, a, addrB, 7, nil)
-		m.set(func() { m.loss = 0.1 })
-		for range 20 {
-			connect(t, a, addrB, 7, nil)
-		}
-	})
-}
-
-func TestKeyGivesUpWithoutATrace(t *testing.T) {
-	keyed(t, func(t *testing.T, m *memNet) {
-		a, b := start(t, m, addrA), start(t, m, addrB)
-		s := serve(t, b, 7)
-		// The answers to the Connects with cookies are lost, and so is the word
-		// that the client has given up, at first.
-		m.set(func() {
-			m.filter = func(_, _ netip.AddrPort, p []byte) bool { return kind(p[5]) != kindAccept }
-		})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		var timeout *TimeoutError
-		if _, _, err := a.Connect(ctx, addrB, 7, nil, nil); !errors.As(err, &timeout) {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Millisecond)
-		if errs := s.ended(); s.accepted() != 1 || len(errs) != 1 || !errors.Is(errs[0], ErrDisconnected) || live(a) != nothing || live(b) != nothing {
-			t.Errorf("%d accepted, ended %v, %s, %s", s.accepted(), errs, live(a), live(b))
-		}
-	})
-}
-
-func TestLocalAddressesAreKnown(t *testing.T) {
-	for _, tc := range []struct {
-		listen, addr string
-		want         bool
-	}{
-		{"10.0.0.1:5", "10.0.0.1:5", true},
-		{"10.0.0.1:5", "10.0.0.1:6", false},
-		{"10.0.0.1:5", "127.0.0.1:5", false},
-		{"[::]:5", "127.0.0.1:5", true},
-		{"[::]:5", "[::1]:5", true},
-		{"[::]:5", "127.0.0.1:6", false},
-		{"0.0.0.0:5", "192.0.2.77:5", false},
-		{"[fe80::1%eth0]:5", "[fe80::1]:5", true},
-	} {
-		n := &Nexus{addr: netip.MustParseAddrPort(tc.listen)}
-		if got := n.isLocal(netip.MustParseAddrPort(tc.addr)); got != tc.want {
-			t.Errorf("%s at %s: %v", tc.addr, tc.listen, got)
-		}
-	}
 }

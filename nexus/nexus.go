@@ -352,8 +352,10 @@ func (n *Nexus) dispatch(from addrPort, m *message, out *actions) {
 func (n *Nexus) onOtherVersion(from addrPort, m *message, out *actions) {
 	switch {
 	case m.kind == kindConnect:
+		// Without a text: the header says it, and the answer is no longer than the
+		// question.
 		out.sendClear(from, &message{version: version, kind: kindRefuse, acceptor: true, from: n.incarnation, to: m.from, id: m.id,
-			reason: ReasonVersion, payload: fmt.Appendf(nil, "the server speaks version %d", version)})
+			reason: ReasonVersion})
 	case m.kind == kindRefuse && m.reason == ReasonVersion && n.key != nil:
 		n.onDoubtfulRefuse(m)
 	case m.kind == kindRefuse && m.reason == ReasonVersion:

@@ -176,6 +176,7 @@ func TestKeyIsChecked(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	k := testKey(f, testSecret, 1)
+	k.salt = 1 // so that the fuzzer's workers seal the same
 	known := make(map[string]bool)
 	for _, m := range sealedMessages() {
 		m.from = 1
@@ -185,9 +186,7 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := k.read(b)
-		// The fuzzer's workers have salts and counters of their own, but what one
-		// of them has not sealed does not open.
-		if err == nil && m.sealed && m.salt == k.salt && !known[string(b)] {
+		if err == nil && m.sealed && !known[string(b)] {
 			t.Errorf("%x opens: %+v", b, m)
 		}
 	})
@@ -235,7 +234,11 @@ func FuzzReceiveSealed(f *testing.F) {
 
 func BenchmarkSeal(b *testing.B) {
 	k := testKey(b, testSecret, 1)
-	for name, size := range map[string]int{"ping": 0, "connect": 256, "largest": MaxPayload} {
+	for _, c := range []struct {
+		name string
+		size int
+	}{{"empty", 0}, {"usual", 256}, {"largest", MaxPayload}} {
+		name, size := c.name, c.size
 		clear := (&message{version: version, kind: kindAccept, acceptor: true, from: 1, payload: make([]byte, size)}).encode()
 		sealed := k.seal(clear)
 		aead, _ := k.of(1)
