@@ -40,6 +40,9 @@ func startServer(ctx context.Context, f *helloFlags, stderr io.Writer) (*serverP
 		return nil, err
 	}
 	args := append([]string{"hello", "--serve", "127.0.0.1:0", "--until-eof"}, f.args()...)
+	if f.keyFile != "" {
+		args = append(args, "--key-file", f.keyFile)
+	}
 	cmd := exec.Command(self, args...)
 	errs := &heldWriter{w: stderr}
 	cmd.Stderr = errs

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"time"
+
+	"github.com/rrppcc-go/rrppcc/nexus"
 )
 
 // helloFlags are the flags of rrpc hello.
@@ -17,6 +20,7 @@ type helloFlags struct {
 	timeout time.Duration
 	large   int
 	child   bool
+	keyFile string
 }
 
 // hello runs both halves, or one of them.
@@ -28,6 +32,7 @@ func hello(ctx context.Context, args []string, stdin io.Reader, stdout, stderr i
 	fs.StringVar(&f.connect, "connect", "", "be the client alone, of the server at this `host:port`")
 	fs.DurationVar(&f.timeout, "timeout", time.Minute, "give up after this time (not with --serve)")
 	fs.IntVar(&f.large, "large", 16<<20, "`bytes` of the large messages")
+	fs.StringVar(&f.keyFile, "key-file", "", "seal session management with the secret that is this `file`, the same for both halves")
 	fs.BoolVar(&f.child, "until-eof", false, "with --serve: end when standard input ends")
 	if err := parse(fs, args, stderr); err != nil {
 		return err
@@ -51,6 +56,19 @@ func hello(ctx context.Context, args []string, stdin io.Reader, stdout, stderr i
 		return f.runClient(ctx, f.connect, stdout, log)
 	}
 	return f.runBoth(ctx, stdout, stderr, log)
+}
+
+// nexus opens session management at uri, with the key if there is one.
+func (f *helloFlags) nexus(uri string, log *slog.Logger) (*nexus.Nexus, error) {
+	opts := []nexus.Option{nexus.WithLogger(log)}
+	if f.keyFile != "" {
+		secret, err := os.ReadFile(f.keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("key: %w", err)
+		}
+		opts = append(opts, nexus.WithKey(secret))
+	}
+	return nexus.New(uri, opts...)
 }
 
 // runBoth starts a server process and is its client.

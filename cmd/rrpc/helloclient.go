@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
-	"github.com/rrppcc-go/rrppcc/nexus"
 	"github.com/rrppcc-go/rrppcc/rpc"
 )
 
@@ -42,7 +41,7 @@ func (f *helloFlags) runClient(ctx context.Context, uri string, stdout io.Writer
 	if near.IsValid() {
 		local = net.JoinHostPort(near.String(), "0")
 	}
-	nx, err := nexus.New(local, nexus.WithLogger(log))
+	nx, err := f.nexus(local, log)
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"os"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
-	"github.com/rrppcc-go/rrppcc/nexus"
 	"github.com/rrppcc-go/rrppcc/rpc"
 )
 
@@ -48,7 +47,7 @@ func (f *helloFlags) runServer(ctx context.Context, stdin io.Reader, stdout io.W
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	fmt.Fprintf(stdout, "%s%v: %s\n", deviceLine, dev, dev.why)
 
-	nx, err := nexus.New(f.serve, nexus.WithLogger(log))
+	nx, err := f.nexus(f.serve, log)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -101,6 +102,37 @@ func TestServeAndConnectAreTheTwoHalves(t *testing.T) {
 	}
 	if err := srv.Wait(); err != nil {
 		t.Errorf("an interrupted server must end cleanly: %v", err)
+	}
+}
+
+func TestKeyFileIsForBothHalves(t *testing.T) {
+	file := func(name, secret string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	key := file("key", "sixteen bytes and more\n")
+	if out, errs, err := runHello(t, "--key-file", key, "--large", "1000"); err != nil {
+		t.Fatalf("%v\n%s%s", err, out, errs)
+	}
+	_, uri := server(t, "--key-file", key)
+	if _, _, err := runHello(t, "--connect", uri, "--key-file", key, "--large", "1000"); err != nil {
+		t.Errorf("with the key: %v", err)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"without the key":  {nil, "we have none"},
+		"with another key": {[]string{"--key-file", file("other", "another sixteen bytes")}, "another key"},
+		"with a short key": {[]string{"--key-file", file("short", "short")}, "at least 16"},
+		"without the file": {[]string{"--key-file", key + ".missing"}, "key.missing"},
+	} {
+		if _, _, err := runHello(t, append(c.args, "--connect", uri)...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
