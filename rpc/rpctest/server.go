@@ -19,6 +19,7 @@ type ServerConfig struct {
 	MaxMessage int // 0: rpc's default
 	Window     int // 0: rpc's default
 	Workers    int // 0: rpc's default
+	Credits    int // 0: rpc's default
 }
 
 // Server is a process with endpoints that have the handlers of this package.
@@ -68,6 +69,9 @@ func serve(p *Process, cfg ServerConfig) (_ *localServer, err error) {
 	}
 	if cfg.Window != 0 {
 		opts = append(opts, rpc.WithWindow(cfg.Window))
+	}
+	if cfg.Credits != 0 {
+		opts = append(opts, rpc.WithCredits(cfg.Credits))
 	}
 	if cfg.Workers != 0 {
 		opts = append(opts, rpc.WithWorkers(cfg.Workers))

@@ -203,6 +203,7 @@ var sessionTests = []test{
 		for name, o := range map[string]rpc.Option{
 			"window 0": rpc.WithWindow(0), "window 65": rpc.WithWindow(65), "no ring": rpc.WithRingDepth(1), "huge ring": rpc.WithRingDepth(1 << 20),
 			"no message": rpc.WithMaxMessage(0), "no time": rpc.WithRequestTimeout(0), "port 77": rpc.WithPort(77), "GID 15000": rpc.WithGIDIndex(15000),
+			"7 credits for a window of 8": rpc.WithCredits(7), "more credits than a ring has": rpc.WithCredits(4096),
 		} {
 			if ep, err := rpc.NewEndpoint(p.Nexus, 1, p.Verbs, o); err == nil {
 				ep.Close()
