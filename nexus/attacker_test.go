@@ -454,6 +454,9 @@ func TestKeyPingsLedElsewhereDoNotEndConnections(t *testing.T) {
 			if len(d.all())+len(s.ended()) != 0 || resets < 100 {
 				t.Errorf("%v %v, %d Resets", d.all(), s.ended(), resets)
 			}
+			if n := m.sent[kindPing]; n > 2*240+2 {
+				t.Errorf("%d Pings in a minute", n)
+			}
 		})
 	})
 }

@@ -191,10 +191,10 @@ func (n *Nexus) onReset(m *message, out *actions) {
 	}
 	if m.sealed {
 		// Any process with the key says so of a Ping that was led to it. Unless
-		// the peer proves that it is still there, it is true.
+		// the peer answers one of the next, it is true. They come at their usual
+		// pace, so that nobody makes us send faster.
 		if p.doubt.IsZero() {
 			p.doubt = time.Now()
-			n.ping(p, out)
 		}
 		return
 	}
