@@ -53,16 +53,22 @@ func (h *host) Close() error { return h.dev.Close() }
 
 func hostMain(args []string) error {
 	flags := flag.NewFlagSet("interop host", flag.ExitOnError)
-	dir := flags.String("dir", "", "`directory` for the sockets host and guest, and for the file port, which tells the TCP port")
+	dir := flags.String("dir", "", "`directory` for the sockets host and guest, and for the file port, which tells the TCP port; it is removed at the end")
 	addr := flags.String("addr", "10.9.0.1", "`address` of the simulated device")
+	pcap := flags.String("pcap", "", "`file` for all frames")
 	flags.Parse(args)
 	a, err := netip.ParseAddr(*addr)
 	if err != nil {
 		return err
 	}
-	frames, err := listenDgram(filepath.Join(*dir, "host"), filepath.Join(*dir, "guest"))
-	if err != nil {
+	var frames io.ReadWriteCloser
+	if frames, err = listenDgram(filepath.Join(*dir, "host"), filepath.Join(*dir, "guest")); err != nil {
 		return err
+	}
+	if *pcap != "" {
+		if frames, err = newCapture(frames, *pcap); err != nil {
+			return err
+		}
 	}
 	h, err := newHost(frames, a, os.Stderr)
 	if err != nil {
@@ -85,7 +91,7 @@ func hostMain(args []string) error {
 		io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	return errors.Join(h.serve(ctx, l), h.Close())
+	return errors.Join(h.serve(ctx, l), h.Close(), os.RemoveAll(*dir))
 }
 
 func tcpPort(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
