@@ -100,6 +100,15 @@ func (h *RequestHandle) Defer() (msgbuf.Buf, error) {
 	return h.h.Defer()
 }
 
+// Release gives a deferred request's memory back before its reply: the receive
+// buffer of a small one, or what a large one was pulled to. Bytes must not be
+// used any more, nor slices of it. Any goroutine may call it that may call Reply,
+// and before that.
+func (h *RequestHandle) Release() {
+	eh, ep := h.h, h.ep
+	ep.submit(op{kind: opFunc, fn: func() { ep.e.Release(eh) }})
+}
+
 // Reply answers a deferred request; the endpoint owns resp from now on. If the
 // session is gone, resp is freed and nobody hears. It panics if the request was
 // replied to before.

@@ -19,6 +19,7 @@ type options struct {
 	sendDepth  int
 	maxReads   int
 	maxMessage int
+	requestMem int64
 	timeout    time.Duration
 	spin       time.Duration
 	workers    int
@@ -35,6 +36,7 @@ func defaultOptions() options {
 		sendDepth:  512,
 		maxReads:   256,
 		maxMessage: msgbuf.MaxSize,
+		requestMem: 4 << 30,
 		timeout:    30 * time.Second,
 		spin:       50 * time.Microsecond,
 		workers:    8,
@@ -89,6 +91,12 @@ func WithWorkers(n int) Option { return func(o *options) { o.workers = max(n, 0)
 // response, in bytes; 1 GiB by default, which is also the most.
 func WithMaxMessage(n int) Option { return func(o *options) { o.maxMessage = n } }
 
+// WithRequestMemory sets how many bytes the large requests may take together that
+// a server pulls or whose handlers are at work; 4 GiB by default. A request that
+// finds no room ends with ErrServerMemory at its caller. The memory is taken when
+// a client has told the length, and it may lie.
+func WithRequestMemory(n int64) Option { return func(o *options) { o.requestMem = n } }
+
 // WithRequestTimeout sets the deadline of requests that have none from a
 // context; 30 s by default.
 func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
@@ -115,6 +123,8 @@ func (o *options) check() error {
 		return fmt.Errorf("rpc: receive ring of %d buffers; %d to %d are possible", o.ringDepth, o.credits, 1<<16)
 	case o.maxMessage < 1 || o.maxMessage > msgbuf.MaxSize:
 		return fmt.Errorf("rpc: longest message of %d bytes; 1 to %d are possible", o.maxMessage, msgbuf.MaxSize)
+	case o.requestMem <= 0:
+		return fmt.Errorf("rpc: memory for requests of %d bytes", o.requestMem)
 	case o.timeout <= 0:
 		return fmt.Errorf("rpc: request timeout of %v", o.timeout)
 	}

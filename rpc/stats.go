@@ -36,6 +36,7 @@ type Stats struct {
 	engine.Stats
 	RecvErrors uint64 // failed receive completions
 	SendErrors uint64 // failed send and READ completions
+	Chunks     uint64 // RDMA READs posted: large messages go in several
 	Repairs    uint64 // RC connections that broke and were re-established
 }
 
@@ -44,7 +45,7 @@ type Stats struct {
 func (ep *Endpoint) Stats(ctx context.Context) (Stats, error) {
 	var st Stats
 	err := ep.onOwner(ctx, func() {
-		st = Stats{Stats: ep.e.Stats, RecvErrors: ep.t.RecvErrors, SendErrors: ep.t.SendErrors, Repairs: ep.repairs}
+		st = Stats{Stats: ep.e.Stats, RecvErrors: ep.t.RecvErrors, SendErrors: ep.t.SendErrors, Chunks: ep.t.Chunks, Repairs: ep.repairs}
 	})
 	return st, err
 }

@@ -7,10 +7,11 @@ import (
 // Config is fixed when the engine is made. All times are nanoseconds of the
 // owner's clock.
 type Config struct {
-	Window    int // slots of a session, 1..64
-	MaxInline int // a datagram of at most this many bytes is copied when it is posted
-	MaxSmall  int // payload bytes of a datagram behind the header
-	MaxMsg    int // bytes of the longest message
+	Window    int   // slots of a session, 1..64
+	MaxInline int   // a datagram of at most this many bytes is copied when it is posted
+	MaxSmall  int   // payload bytes of a datagram behind the header
+	MaxMsg    int   // bytes of the longest message
+	MaxPulled int64 // bytes of large requests that are pulled or handled at once; 0 is no limit
 
 	InitialRTO, MinRTO, MaxRTO int64 // retransmission timeout
 	CancelGrace                int64 // how long a peer may keep a cancelled request's buffer
@@ -101,6 +102,7 @@ type Engine struct {
 	free     []uint32   // indices without session
 	wheel    wheel
 	refs     []ref
+	pulled   int64 // bytes of large requests, from accept to releaseRequest
 	freeRefs []uint32
 	now      int64
 

@@ -100,6 +100,15 @@ func (h *Handle) taken() bool {
 	return false
 }
 
+// Release frees a deferred request's memory ahead of the reply. Its Data must
+// not be used any more. A request that was answered is left alone.
+func (e *Engine) Release(h *Handle) {
+	if h.sl.handle == h && h.sl.state == serverHandling {
+		h.data = nil
+		h.sl.releaseRequest()
+	}
+}
+
 // Respond answers a deferred request whose reply was claimed with Take. If the
 // request was answered before, Respond only frees buf.
 func (e *Engine) Respond(now int64, h *Handle, buf msgbuf.Buf, err error) {

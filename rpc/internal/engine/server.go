@@ -132,12 +132,17 @@ func (sl *serverSlot) accept(h *Header, body []byte, rx *Rx) {
 		sl.respondCode(CodeTooLarge)
 		return
 	}
+	if e.cfg.MaxPulled != 0 && e.pulled+int64(c.Len) > e.cfg.MaxPulled {
+		sl.respondCode(CodeNoMemory)
+		return
+	}
 	buf, err := e.cfg.Small.Alloc(int(c.Len))
 	if err != nil {
 		sl.respondCode(CodeNoMemory)
 		return
 	}
 	sl.req = buf
+	e.pulled += int64(c.Len)
 	sl.large = true
 	sl.cancelled = false
 	sl.state = serverReading
@@ -363,6 +368,7 @@ func (sl *serverSlot) resend(now int64) {
 func (sl *serverSlot) releaseRequest() {
 	e := sl.s.e
 	if sl.req.Valid() {
+		e.pulled -= int64(sl.req.Len())
 		e.freeLater(sl.req)
 	}
 	sl.req = msgbuf.Buf{}

@@ -18,6 +18,7 @@ type simConfig struct {
 	ring                   int     // receive buffers; what finds none is lost
 	loss, dup, late        float64 // of datagrams; late ones take up to 40 ms
 	readFails              float64
+	stalls                 float64 // of READs, which wait for a new connection
 	tinyMemory             bool
 	abort, deadline        float64 // of calls
 	churn                  float64 // chance, per call, that a session is closed, failed, or gets stuck
@@ -139,6 +140,11 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 			}
 			if cfg.tinyMemory {
 				c.MaxMsg = 300_000
+			}
+			c.PeerBroken = func(dest, generation uint32) {
+				if s.links[dest].broken || generation != 7 {
+					s.tb.Errorf("told of a connection that is none")
+				}
 			}
 			c.PeerStuck = func(dest uint32) {
 				// The owner takes the access away at once, the peer learns later.
@@ -436,16 +442,30 @@ func (n *simNode) receive(data []byte, from uint32) {
 
 // startRead does an RDMA READ piece by piece, at random moments, in each of
 // which the remote buffer must still hold the message and the local one must
-// still be the engine's.
+// still be the engine's. Where nobody wants the message any more, it may stop.
 func (n *simNode) startRead(r Read) {
 	s := n.s
 	l := s.links[r.Dest]
 	pieces := uint64(1 + s.rng.IntN(4))
 	fails := s.chance(s.cfg.readFails)
+	stall := -1
+	if s.chance(s.cfg.stalls) {
+		stall = s.rng.IntN(int(pieces))
+	}
 	var step func(i uint64)
 	step = func(i uint64) {
 		ok := i == pieces
-		if i < pieces && !l.broken && !n.dead {
+		wanted := n.e.Wanted(r.Token) || s.chance(0.5)
+		if i < pieces && wanted && int(i) == stall && !l.broken && !n.dead {
+			stall = -1
+			n.ask(func(now int64) { n.e.Broken(now, l.id, 7) })
+			s.after(s.upTo(100*ms), func() {
+				n.ask(func(int64) { n.e.Repaired(l.id) })
+				step(i)
+			})
+			return
+		}
+		if i < pieces && wanted && !l.broken && !n.dead {
 			if l.other(n).dead {
 				s.after(ms, func() { step(i) }) // retries until the link breaks
 				return
@@ -463,7 +483,7 @@ func (n *simNode) startRead(r Read) {
 			}
 		}
 		if !ok {
-			s.readFailed = true
+			s.readFailed = s.readFailed || wanted
 		} else if b := s.mem.at(r.Local, r.Len, r.LKey); !intact(b) {
 			s.tb.Errorf("node %d: a READ of %d bytes met a buffer that is in use for something else", n.id, r.Len)
 		}

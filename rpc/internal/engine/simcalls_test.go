@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
@@ -402,4 +404,40 @@ func TestSimulatedPeerVanishes(t *testing.T) {
 	simulate(t, 30, func(r *rand.Rand) simConfig {
 		return simConfig{nodes: 3, sessions: 4, calls: 200, ring: 64, loss: 0.05, late: 0.05, abort: 0.2, slowHandlers: 5 * ms, death: true}
 	}, nil)
+}
+
+// TestCancelledCallsLeaveTheBuffersThatTheirCallersHaveBack runs 100,000 calls
+// (RRPC_STRESS_CALLS says how many), half of which are given up at some moment,
+// over a network that delays and doubles datagrams and stalls READs. Callers
+// use their buffers for something else as soon as they have them back, and
+// every byte is checked.
+func TestCancelledCallsLeaveTheBuffersThatTheirCallersHaveBack(t *testing.T) {
+	const perSeed = 1000
+	calls := 100_000
+	if testing.Short() || raceEnabled {
+		calls = 5_000
+	}
+	if v := os.Getenv("RRPC_STRESS_CALLS"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			t.Fatalf("RRPC_STRESS_CALLS: %v", err)
+		}
+		calls = n
+	}
+	ended, oks := 0, 0
+	for seed := uint64(1); ended < calls && !t.Failed(); seed++ {
+		r := rand.New(rand.NewPCG(seed, 3))
+		s := newSim(&seedTB{T: t, seed: seed}, seed, simConfig{
+			nodes: 2 + r.IntN(2), sessions: 1 + r.IntN(4), calls: perSeed, ring: 32 + r.IntN(200),
+			loss: 0.05 * float64(r.IntN(2)), dup: 0.1, late: 0.1, stalls: 0.05, readFails: 0.02 * float64(r.IntN(2)),
+			abort: 0.3, deadline: 0.3, slowHandlers: int64(1+r.IntN(10)) * ms,
+		})
+		s.run()
+		ended += s.ended
+		oks += s.oks
+	}
+	t.Logf("%d calls, %d ended well", ended, oks)
+	if oks < ended/20 || oks > ended*19/20 {
+		t.Errorf("%d of %d calls ended well: that is no mixture", oks, ended)
+	}
 }

@@ -185,6 +185,7 @@ func (t *Transport) postChunk(e *engine.Engine, now int64, x *pull) {
 	x.flying++
 	x.conn.flying++
 	t.reads++
+	t.Chunks++
 	if x.posted < x.read.Len && x.flying < pullDepth {
 		p.pulls.push(x)
 	}

@@ -77,6 +77,7 @@ type Transport struct {
 
 	// Stats of the transport.
 	RecvErrors, SendErrors uint64
+	Chunks                 uint64 // RDMA READs posted
 }
 
 // New creates the queues and fills the receive ring. On error it leaves
