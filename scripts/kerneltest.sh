@@ -14,6 +14,11 @@
 #   --list         the names of the standard jobs
 #   --test PKG     may be given several times; words after -- go to the test binaries
 #   --exec CMD     the same as --shell-cmd; may be given several times; after the tests
+#   --two-guests   nothing but rrpc hello from one guest to another, over a network
+#                  between them; the server has the first of the kernels, the client
+#                  the last. The standard jobs of all kernels have that, too
+#   --again        a job that fails, or a guest that dies, gets a second chance
+#   --figures      nothing but scripts/figures: latencies and rates, with perftest's beside them
 #   --tools        put ibverbs-utils, perftest and strace into the guest
 #   --timeout S    seconds that one job of --test or --exec may take (120)
 #   --qemu ARG     one more word for QEMU's command line; may be given several times
@@ -69,7 +74,7 @@ die() {
 	exit "$code"
 }
 
-kernels=6.1 run_regex=. list= keep= update= tools= timeout=120
+kernels=6.1 run_regex=. list= keep= update= tools= figures= two_guests= again= timeout=120
 tests=() commands=() test_args=() qemu_args=()
 
 parse() {
@@ -96,6 +101,9 @@ parse() {
 		--qemu) qemu_args+=("$2") && shift ;;
 		--list) list=1 ;;
 		--tools) tools=1 ;;
+		--two-guests) two_guests=1 ;;
+		--again) again=1 ;;
+		--figures) figures=1 tools=1 ;;
 		--keep) keep=1 ;;
 		--update) update=1 ;;
 		-h | --help)
@@ -254,8 +262,9 @@ standard() {
 	[[ $1 =~ $run_regex ]]
 }
 
-# standard_test NAME SECONDS PACKAGE REGEX runs the package's tests of that name.
-# That there are none is a failure: nothing would be tested.
+# standard_test NAME SECONDS PACKAGE REGEX [SKIP [WORD...]] runs the package's tests
+# of that name, but for those that SKIP matches, as the arguments of WORD... if there
+# are any. That there are no tests is a failure: nothing would be tested.
 standard_test() {
 	local rel test
 	standard "$1" || return 0
@@ -264,7 +273,7 @@ standard_test() {
 	job "$1" "$2" <<-END
 		cd /src/$rel || exit 1
 		[ -n "\$($test -test.list '$4')" ] || { echo "no tests match $4"; exit 1; }
-		exec $test -test.v -test.short -test.run '$4' -test.timeout $(($2 - 5))s
+		exec ${*:6} $test -test.v -test.short -test.run '$4' -test.skip '${5-}' -test.timeout $(($2 - 5))s
 	END
 }
 
@@ -283,7 +292,14 @@ standard_jobs() {
 	# The suites on Soft-RoCE, which RRPC_DEVICE and RRPC_DEVICE2 name. The other
 	# backends do not need a guest.
 	if tested ./uverbs/verbstest; then standard_test verbs 300 ./uverbs/verbstest 'Environment|Device'; fi
-	if links_rxe ./rpc; then standard_test rpc 300 ./rpc '^TestDevice$'; fi
+	if links_rxe ./rpc; then
+		standard_test rpc 300 ./rpc '^TestDevice$'
+		for loss in 1 5; do
+			# 16 MiB each way take half a minute at 1 %, because rxe finds out by a
+			# timeout that the last packets of a READ were lost, and minutes at 5 %.
+			standard_test "rpc-loss-$loss" 200 ./rpc '^TestDevice$' '//^SixteenMiB$' with-loss "$loss"
+		done
+	fi
 	if standard hello-sim; then
 		# In a network of its own, because Soft-RoCE has the port of RoCEv2 in
 		# the first one.
@@ -305,32 +321,36 @@ standard_jobs() {
 		fi
 		for loss in 1 5; do
 			if standard "hello-loss-$loss"; then
-				job "hello-loss-$loss" 120 <<-END
-					set -e
-					for v in v0 v1; do tc qdisc add dev \$v root netem loss $loss% limit 10000; done
-					code=0
-					wire-hello --large 1048576 || code=\$?
-					tc -s qdisc show dev v0 | grep dropped
-					for v in v0 v1; do tc qdisc del dev \$v root; done
-					exit \$code
-				END
+				job "hello-loss-$loss" 120 <<<"with-loss $loss wire-hello --large 1048576"
 			fi
 		done
 	fi
+	interop_jobs
+}
+
+source scripts/guest/interop.sh
+
+# base_tree DIR puts there what every guest has.
+base_tree() {
+	mkdir -p "$1/bin" "$1/jobs"
+	install -m 644 scripts/guest/setup.sh "$1/setup.sh"
+	install -m 755 scripts/guest/wire-hello scripts/guest/with-loss scripts/guest/pair-hello "$1/bin/"
+	ln -s dash "$1/bin/sh"
 }
 
 # make_tree builds our binaries and the list of jobs.
 make_tree() {
 	local p rel i=0
-	go build -o "$work/init" ./scripts/guest || die 1 "scripts/guest does not build"
-	mkdir -p "$tree/bin" "$tree/jobs"
-	install -m 644 scripts/guest/setup.sh "$tree/setup.sh"
-	install -m 755 scripts/guest/wire-hello "$tree/bin/wire-hello"
-	ln -s dash "$tree/bin/sh"
+	base_tree "$tree"
+	if [[ $figures ]]; then
+		go build -o "$tree/bin/figures" ./scripts/figures || die 1 "scripts/figures does not build"
+		job figures 600 <<<"exec figures"
+		return
+	fi
 	if ((${#tests[@]} + ${#commands[@]} == 0)); then
 		go build -o "$tree/bin/rrpc" ./cmd/rrpc || die 1 "cmd/rrpc does not build"
 		standard_jobs
-		((jobs)) || die 2 "--run $run_regex: no standard job of that name; --list lists them"
+		((jobs)) || [[ $two_guests ]] || die 2 "--run $run_regex: no standard job of that name; --list lists them"
 		return
 	fi
 	# What was asked for may not need it.
@@ -348,87 +368,195 @@ make_tree() {
 
 # --- the guest ----------------------------------------------------------------
 
-# pack VERSION writes the initramfs.
+# pack VERSION TREE FILE writes an initramfs.
 pack() {
 	local root=$cache/root-base progs=$programs files=
 	if [[ $tools ]]; then
 		root=$cache/root-tools progs+=" $tool_programs" files=$tool_files
 	fi
-	"$work/guest" pack -o "$work/initrd-$1" -init "$work/init" -modules "$cache/kernel-$1/modules" -load "$modules" \
-		-root "$root" -programs "$progs" -root-files "$files" -tree "$tree"
+	"$work/guest" pack -o "$3" -init "$work/init" -modules "$cache/kernel-$1/modules" -load "$modules" \
+		-root "$root" -programs "$progs" -root-files "$files" -tree "$2"
 }
 
-# boot VERSION THREADS starts the guest and shows what comes of it, until it ends.
+# limit_of TREE is how many seconds a guest may take, longer than all jobs may,
+# so that a job's own limit speaks first.
+limit_of() { echo $((60 + $(sed -n 's/^# timeout: //p' "$1"/jobs/* | paste -sd+))); }
+
+# boot NAME VERSION INITRD SECONDS THREADS WORD... starts a guest and shows what
+# comes of it, until it ends. The words are for QEMU, but those up to -- for the
+# kernel.
 boot() {
-	local console=$cache/console-$1.log output=$cache/output-$1.log code=0
-	: >"$console"
-	# The second serial port is the jobs' output. Longer than all jobs may take,
-	# so that a job's own limit speaks first.
-	nice -n 10 timeout --foreground -k 5 "$guest_limit" qemu-system-x86_64 -M q35 -cpu max -accel "tcg,thread=$2" -smp 2 -m 2048 \
-		-display none -monitor none -no-reboot -nodefaults -serial "file:$console" -serial stdio \
-		-kernel "$cache/kernel-$1/vmlinuz" -initrd "$work/initrd-$1" \
-		-append "console=ttyS0 loglevel=5 panic=-1 mitigations=off tsc=reliable" "${qemu_args[@]}" </dev/null {lock}>&- |
-		tee "$output" || code=$?
-	((code != 124 && code != 137)) || echo "kerneltest: the guest was still running after $guest_limit s"
+	local name=$1 version=$2 initrd=$3 limit=$4 threads=$5 params=() code=0
+	shift 5
+	while [[ $1 != -- ]]; do params+=("$1") && shift; done
+	shift
+	: >"$cache/console-$name.log"
+	# The second serial port is the jobs' output.
+	nice -n 10 timeout --foreground -k 5 "$limit" qemu-system-x86_64 -M q35 -cpu max -accel "tcg,thread=$threads" -smp 2 -m 2048 \
+		-display none -monitor none -no-reboot -nodefaults -serial "file:$cache/console-$name.log" -serial stdio \
+		-kernel "$cache/kernel-$version/vmlinuz" -initrd "$initrd" \
+		-append "console=ttyS0 loglevel=5 panic=-1 mitigations=off tsc=reliable ${params[*]}" "$@" ${qemu_args[@]+"${qemu_args[@]}"} </dev/null {lock}>&- |
+		tee "$cache/output-$name.log" || code=$?
+	((code != 124 && code != 137)) || echo "kerneltest: the guest was still running after $limit s"
 }
 
-# guest VERSION runs all jobs on one kernel. The code is as the script's.
-guest() {
-	local start=$SECONDS output=$cache/output-$1.log last
-	pack "$1" || return 3
-	echo "kerneltest: Linux $1 ($(<"$cache/kernel-$1/release")), initramfs $(du -m "$work/initrd-$1" | cut -f1) MiB"
-	# Now and then a kernel dies at start-up under TCG, before /init says hello.
-	boot "$1" multi
-	if ! grep -qa '^guest: hello' "$output"; then
-		echo "kerneltest: no hello from the guest; once more, on one host thread"
-		boot "$1" single
-	fi
+# said_hello NAME: whether /init came up in the guest. Now and then a kernel dies
+# at start-up under TCG.
+said_hello() { grep -qa '^guest: hello' "$cache/output-$1.log"; }
+
+# judge NAME SECONDS says what became of a guest, with the script's code.
+judge() {
+	local output=$cache/output-$1.log last
 	last=$(grep -a '^guest: ' "$output" | tail -1) || true
 	if [[ $last != "guest: end "* ]]; then
 		tail -n 60 "$cache/console-$1.log" | sed 's/^/console: /'
-		echo "kerneltest: Linux $1: the guest died; its last word was: ${last:-(nothing)}; see $cache/console-$1.log"
+		echo "kerneltest: guest $1: it died; its last word was: ${last:-(nothing)}; see $cache/console-$1.log"
 		return 4
 	fi
 	grep -a '^ *--- FAIL\|^guest: FAILED\|^panic: ' "$output" | sed 's/^/kerneltest: /' || true
-	echo "kerneltest: Linux $1: ${last#guest: end } ($((SECONDS - start)) s)"
+	echo "kerneltest: guest $1: ${last#guest: end } ($2 s)"
 	[[ $last == *" 0 failed" ]] || return 1
 }
 
-parse "$@"
-if [[ $list ]]; then
-	standard_jobs
-	exit 0
-fi
-mkdir -p "$cache"
-# One guest at a time: it keeps two cores busy, and the logs have one name.
-exec {lock}>"$cache/lock"
-flock -n "$lock" || { echo "kerneltest: waiting for another run to end" && flock "$lock"; }
-need_qemu
-if [[ $update ]]; then
-	rm -rf "$cache"/apt-* "$cache"/kernel-* "$cache"/root-*
-fi
-get_root base $packages || die 3 "cannot get the guest's programs"
-[[ ! $tools ]] || get_root tools $packages $tool_packages || die 3 "cannot get the tools"
-
-rm -rf "$cache"/run.* # of a run that was killed
-work=$(mktemp -d "$cache/run.XXXXXX")
-if [[ $keep ]]; then
-	echo "kerneltest: kept: $work"
-else
-	trap 'rm -rf "$work"' EXIT
-fi
-tree=$work/tree
-make_tree
-(unset GOOS GOARCH && go build -o "$work/guest" ./scripts/guest)
-guest_limit=$((60 + $(sed -n 's/^# timeout: //p' "$tree"/jobs/* | paste -sd+)))
-
-code=0
-for version in $kernels; do
-	if ! get_kernel "$version"; then
-		[[ $kernels == *" "* && $version != 6.1 ]] || die 3 "cannot get a kernel $version"
-		echo "kerneltest: skipped: Linux $version: its package cannot be had here"
-		continue
+# guest VERSION TREE runs the tree's jobs on one kernel. The code is as the
+# script's.
+guest() {
+	local start=$SECONDS initrd=$work/initrd-$1 limit
+	limit=$(limit_of "$2")
+	pack "$1" "$2" "$initrd" || return 3
+	echo "kerneltest: Linux $1 ($(<"$cache/kernel-$1/release")), initramfs $(du -m "$initrd" | cut -f1) MiB"
+	boot "$1" "$1" "$initrd" "$limit" multi --
+	if ! said_hello "$1"; then
+		echo "kerneltest: no hello from the guest; once more, on one host thread"
+		boot "$1" "$1" "$initrd" "$limit" single --
 	fi
-	guest "$version" || { c=$? && ((code > c)) || code=$c; }
-done
-exit $code
+	judge "$1" $((SECONDS - start))
+}
+
+# all_jobs VERSION runs the guest, and with --again what failed a second time.
+all_jobs() {
+	local code=0 job
+	guest "$1" "$tree" || code=$?
+	[[ $again ]] && ((code == 1 || code == 4)) || return $code
+	rm -rf "$work/again"
+	cp -r "$tree" "$work/again"
+	if ((code == 1)); then
+		for job in "$work"/again/jobs/*; do
+			grep -qa "^guest: ok $(basename "$job" | cut -d- -f2-) " "$cache/output-$1.log" && rm "$job"
+		done
+	fi
+	mv "$cache/output-$1.log" "$cache/output-$1-first.log"
+	mv "$cache/console-$1.log" "$cache/console-$1-first.log"
+	echo "kerneltest: guest $1: what failed gets a second chance; the first is kept in $cache/output-$1-first.log"
+	code=0
+	guest "$1" "$work/again" || code=$?
+	((code)) || echo "kerneltest: guest $1: passed at the second attempt"
+	return $code
+}
+
+# pair VERSION VERSION starts two guests with a network between them: frames go
+# as datagrams between two UNIX sockets.
+pair() {
+	local start=$SECONDS pair_tree=$work/pair qemu_args threads limit role version code=0
+	qemu_args=(${pair_qemu_args[@]+"${pair_qemu_args[@]}"})
+	if [[ ! -e $pair_tree ]]; then
+		base_tree "$pair_tree"
+		cp "$tree/bin/rrpc" "$pair_tree/bin/rrpc"
+		tree=$pair_tree jobs=0 job two-guests 120 <<<"exec pair-hello"
+	fi
+	limit=$(limit_of "$pair_tree")
+	for version in "$1" "$2"; do
+		pack "$version" "$pair_tree" "$work/pair-$version" || return 3
+	done
+	echo "kerneltest: two guests: the server has Linux $1, the client $2"
+	for threads in multi single; do
+		(
+			# The sockets' names may not be long.
+			cd "$work"
+			rm -f server client
+			boot server "$1" "pair-$1" "$limit" $threads guest.role=server -- $(nic server client) >server.out &
+			boot client "$2" "pair-$2" "$limit" $threads guest.role=client -- $(nic client server)
+			wait
+		)
+		said_hello server && said_hello client && break
+	done
+	sed 's/^/server: /' "$work/server.out"
+	for role in server client; do judge $role $((SECONDS - start)) || { c=$? && ((code > c)) || code=$c; }; done
+	return $code
+}
+
+# nic OWN PEER is a network card whose cable ends at the peer's.
+nic() {
+	local mac=52:54:00:08:00:01
+	[[ $1 == server ]] || mac=52:54:00:08:00:02
+	echo "-netdev dgram,id=n0,local.type=unix,local.path=$1,remote.type=unix,remote.path=$2 -device virtio-net-pci,netdev=n0,mac=$mac,romfile="
+}
+
+# worst CODE: the exit code is that of the worst that happened.
+code=0
+worst() { ((code > $1)) || code=$1; }
+
+# A function, so that all of this file has been read before anything runs: it may
+# be edited meanwhile.
+main() {
+	local version c had
+	parse "$@"
+	if [[ $list ]]; then
+		standard_jobs
+		echo two-guests
+		exit 0
+	fi
+	mkdir -p "$cache"
+	# One run at a time: it keeps two cores busy, and the logs have one name.
+	exec {lock}>"$cache/lock"
+	flock -n "$lock" || { echo "kerneltest: waiting for another run to end" && flock "$lock"; }
+	need_qemu
+	if [[ $update ]]; then
+		rm -rf "$cache"/apt-* "$cache"/kernel-* "$cache"/root-*
+	fi
+	get_root base $packages || die 3 "cannot get the guest's programs"
+	[[ ! $tools ]] || get_root tools $packages $tool_packages || die 3 "cannot get the tools"
+
+	rm -rf "$cache"/run.* # of a run that was killed
+	work=$(mktemp -d "$cache/run.XXXXXX")
+	if [[ $keep ]]; then
+		echo "kerneltest: kept: $work"
+	else
+		trap 'rm -rf "$work"' EXIT
+	fi
+	if [[ $two_guests ]]; then
+		run_regex='^$'
+	elif ((${#tests[@]} + ${#commands[@]} == 0)) && [[ ! $figures && two-guests =~ $run_regex ]]; then
+		two_guests=1
+	fi
+	tree=$work/tree
+	pair_qemu_args=(${qemu_args[@]+"${qemu_args[@]}"}) # without what jobs add
+	go build -o "$work/init" ./scripts/guest || die 1 "scripts/guest does not build"
+	make_tree
+	(unset GOOS GOARCH && go build -o "$work/guest" ./scripts/guest)
+
+	had=()
+	for version in $kernels; do
+		if ! get_kernel "$version"; then
+			[[ $kernels == *" "* && $version != 6.1 ]] || die 3 "cannot get a kernel $version"
+			echo "kerneltest: skipped: Linux $version: its package cannot be had here"
+			continue
+		fi
+		had+=("$version")
+		((jobs == 0)) || all_jobs "$version" || worst $?
+	done
+	interop_end || worst 1
+	if [[ $two_guests ]]; then
+		c=0
+		pair "${had[0]}" "${had[-1]}" || c=$?
+		if ((c)) && [[ $again ]]; then
+			echo "kerneltest: the two guests get a second chance"
+			c=0
+			pair "${had[0]}" "${had[-1]}" || c=$?
+		fi
+		worst $c
+	fi
+	exit $code
+}
+
+main "$@"
