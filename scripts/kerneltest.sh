@@ -423,7 +423,7 @@ judge() {
 guest() {
 	local start=$SECONDS initrd=$work/initrd-$1 limit
 	limit=$(limit_of "$2")
-	pack "$1" "$2" "$initrd" || return 3
+	pack "$1" "$2" "$initrd" || die 1 "cannot pack the initramfs"
 	echo "kerneltest: Linux $1 ($(<"$cache/kernel-$1/release")), initramfs $(du -m "$initrd" | cut -f1) MiB"
 	boot "$1" "$1" "$initrd" "$limit" multi --
 	if ! said_hello "$1"; then
@@ -466,7 +466,7 @@ pair() {
 	fi
 	limit=$(limit_of "$pair_tree")
 	for version in "$1" "$2"; do
-		pack "$version" "$pair_tree" "$work/pair-$version" || return 3
+		pack "$version" "$pair_tree" "$work/pair-$version" || die 1 "cannot pack the initramfs"
 	done
 	echo "kerneltest: two guests: the server has Linux $1, the client $2"
 	for threads in multi single; do
