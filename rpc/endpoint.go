@@ -159,7 +159,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	ep.maxSmall = ep.t.MaxSmall()
 	ep.e = engine.New(engine.Config{
 		Window: opt.window, MaxInline: ep.t.MaxInline(), MaxSmall: ep.maxSmall, MaxMsg: opt.maxMessage, MaxPulled: opt.requestMem,
-		InitialRTO: int64(20 * time.Millisecond), MinRTO: int64(5 * time.Millisecond), MaxRTO: int64(500 * time.Millisecond),
+		InitialRTO: int64(opt.initialRTO), MinRTO: int64(opt.minRTO), MaxRTO: int64(opt.maxRTO),
 		CancelGrace: int64(2 * time.Second),
 		Small:       ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
 		PeerStuck: ep.peerStuck, PeerBroken: ep.peerBroken,

@@ -24,6 +24,8 @@ type options struct {
 	spin       time.Duration
 	workers    int
 	faults     *Faults
+
+	initialRTO, minRTO, maxRTO time.Duration // of the engine
 }
 
 func defaultOptions() options {
@@ -40,6 +42,10 @@ func defaultOptions() options {
 		timeout:    30 * time.Second,
 		spin:       50 * time.Microsecond,
 		workers:    8,
+
+		initialRTO: 20 * time.Millisecond,
+		minRTO:     5 * time.Millisecond,
+		maxRTO:     500 * time.Millisecond,
 	}
 }
 

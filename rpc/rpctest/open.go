@@ -157,13 +157,21 @@ var openTests = []test{
 			held := e.hold(old, ep, 16, 0, 1)[0]
 			e.must(srv.Kill())
 			e.fails(held, rpc.ErrPeerDead)
-			next := ep.Open(srv.URI(), 1)
 			data := random(20_000, 1)
-			r := next.Go(TypeReverse, e.data(ep, data), e.buf(ep, len(data)))
+			send := func() (*rpc.Session, *rpc.Request) {
+				s := ep.Open(srv.URI(), 1)
+				return s, s.Go(TypeReverse, e.data(ep, data), e.buf(ep, len(data)))
+			}
+			next, r := send()
 			at := mortal
 			at.URI = srv.URI()
-			srv = e.server(ServerConfig{ProcessConfig: at})
-			e.must(e.wait(r))
+			again := e.server(ServerConfig{ProcessConfig: at})
+			var refused *nexus.RefusedError
+			for errors.As(e.wait(r), &refused) { // the process is there, its endpoint not yet
+				next, r = send()
+			}
+			srv = again
+			e.must(r.Err())
 			e.same(r.Resp().Bytes(), reversed(data))
 			old = next
 		}

@@ -148,7 +148,7 @@ var waitingTests = []test{
 			"background": (*rpc.Endpoint).HandleBackground, "coroutine": (*rpc.Endpoint).HandleCoroutine,
 		} {
 			ep := e.endpoint(e.process(ProcessConfig{}), 1, rpc.WithWindow(4), rpc.WithRequestTimeout(100*time.Millisecond))
-			var self *rpc.Session
+			var self atomic.Pointer[rpc.Session]
 			handle(ep, 1, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
 				ttl := h.Bytes()[0]
 				if ttl == 0 {
@@ -164,15 +164,16 @@ var waitingTests = []test{
 				if err != nil {
 					return msgbuf.Buf{}, err
 				}
-				return resp, h.Call(self, 1, req, resp)
+				return resp, h.Call(self.Load(), 1, req, resp)
 			})
 			e.run(ep)
-			self = e.connect(ep, ep.URI(), 1)
-			e.expect(self, ep, 1, []byte{3}, []byte("end"))
-			if _, err := e.call(self, ep, 1, []byte{4}, 3); err == nil {
+			s := e.connect(ep, ep.URI(), 1)
+			self.Store(s)
+			e.expect(s, ep, 1, []byte{3}, []byte("end"))
+			if _, err := e.call(s, ep, 1, []byte{4}, 3); err == nil {
 				e.Errorf("%s: five levels in a window of four", bind)
 			}
-			e.expect(self, ep, 1, []byte{3}, []byte("end"))
+			e.expect(s, ep, 1, []byte{3}, []byte("end"))
 		}
 	}},
 	{"FailuresOfHandlersThatWait", nil, func(e *env) {
@@ -274,13 +275,13 @@ var waitingTests = []test{
 		srv, cli, connect := e.local()
 		other := e.endpoint(e.process(ProcessConfig{}), 7)
 		e.run(other)
-		var toSelf, elsewhere *rpc.Session
+		var toSelf, elsewhere atomic.Pointer[rpc.Session]
 		try := func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
-			to := toSelf
+			to := &toSelf
 			if h.Bytes()[0] == 1 {
-				to = elsewhere
+				to = &elsewhere
 			}
-			err := h.Call(to, 3, msgbuf.Buf{}, msgbuf.Buf{})
+			err := h.Call(to.Load(), 3, msgbuf.Buf{}, msgbuf.Buf{})
 			if errors.Is(err, rpc.ErrCannotWait) {
 				return respond(h, []byte("cannot"))
 			}
@@ -290,13 +291,14 @@ var waitingTests = []test{
 		srv.HandleCoroutine(2, try)
 		srv.Handle(3, func(*rpc.RequestHandle) (msgbuf.Buf, error) { return msgbuf.Buf{}, nil })
 		srv.HandleCoroutine(4, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
-			if err := toSelf.Call(h.Context(), 3, msgbuf.Buf{}, msgbuf.Buf{}); !errors.Is(err, rpc.ErrDeadlock) {
+			if err := toSelf.Load().Call(h.Context(), 3, msgbuf.Buf{}, msgbuf.Buf{}); !errors.Is(err, rpc.ErrDeadlock) {
 				return msgbuf.Buf{}, fmt.Errorf("Session.Call in a coroutine: %v", err)
 			}
 			return msgbuf.Buf{}, nil
 		})
 		s := connect()
-		toSelf, elsewhere = e.connect(srv, srv.URI(), 1), e.connect(other, srv.URI(), 1)
+		toSelf.Store(e.connect(srv, srv.URI(), 1))
+		elsewhere.Store(e.connect(other, srv.URI(), 1))
 		for _, c := range []struct {
 			typ, where byte
 			want       string
@@ -314,17 +316,17 @@ var waitingTests = []test{
 		// by themselves, and disturb no later request.
 		srv, cli, connect := e.local()
 		Bind(srv)
-		var self *rpc.Session
+		var self atomic.Pointer[rpc.Session]
 		srv.HandleCoroutine(100, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
-			h.Begin(self, TypeCount, msgbuf.Buf{}, msgbuf.Buf{})
-			h.Begin(self, TypeCount, msgbuf.Buf{}, msgbuf.Buf{})
+			h.Begin(self.Load(), TypeCount, msgbuf.Buf{}, msgbuf.Buf{})
+			h.Begin(self.Load(), TypeCount, msgbuf.Buf{}, msgbuf.Buf{})
 			return respond(h, h.Bytes())
 		})
 		s := connect()
-		self = e.connect(srv, srv.URI(), 1)
+		self.Store(e.connect(srv, srv.URI(), 1))
 		for i := range 100 {
 			e.expect(s, cli, 100, []byte{byte(i)}, []byte{byte(i)})
-			e.expect(self, srv, TypeReverse, []byte("ab"), []byte("ba"))
+			e.expect(self.Load(), srv, TypeReverse, []byte("ab"), []byte("ba"))
 		}
 	}},
 	{"CloseWaitsForBackgroundHandlers", []Capability{LocalPeers}, func(e *env) {
@@ -365,15 +367,15 @@ var waitingTests = []test{
 		for _, handle := range []func(*rpc.Endpoint, uint8, rpc.Handler){(*rpc.Endpoint).HandleBackground, (*rpc.Endpoint).HandleCoroutine} {
 			last := e.server(ServerConfig{})
 			srv, cli, connect := e.local()
-			var next *rpc.Session
+			var next atomic.Pointer[rpc.Session]
 			ended := make(chan error, 4)
 			handle(srv, 1, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
-				err := h.Call(next, TypeHold, msgbuf.Buf{}, msgbuf.Buf{})
+				err := h.Call(next.Load(), TypeHold, msgbuf.Buf{}, msgbuf.Buf{})
 				ended <- err
 				return msgbuf.Buf{}, err
 			})
 			s := connect()
-			next = e.connect(srv, last.URI(), 1)
+			next.Store(e.connect(srv, last.URI(), 1))
 			var reqs []*rpc.Request
 			for range 4 {
 				reqs = append(reqs, s.Go(1, msgbuf.Buf{}, msgbuf.Buf{}))
