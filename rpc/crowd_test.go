@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -99,6 +100,22 @@ func TestTwentyThousandSessions(t *testing.T) {
 	r.cli.mu.Unlock()
 	if pairs != 1 {
 		t.Errorf("%d RC queue pairs", pairs)
+	}
+}
+
+// BenchmarkSessionMemory is the heap that both ends of an idle session take.
+func BenchmarkSessionMemory(b *testing.B) {
+	for _, window := range []int{1, 8} {
+		b.Run(fmt.Sprintf("window %d", window), func(b *testing.B) {
+			const n = 2000
+			for b.Loop() {
+				r := newRig(b, WithWindow(window), WithCredits(window), WithRingDepth(16384))
+				before := heapBytes()
+				_, stop := r.many(n)
+				b.ReportMetric(float64(heapBytes()-before)/n, "B/session")
+				stop()
+			}
+		})
 	}
 }
 

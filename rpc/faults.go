@@ -3,7 +3,8 @@ package rpc
 import "sync/atomic"
 
 // Faults makes endpoints fail on purpose, in tests; see WithFaults. Its methods
-// may be called from any goroutine at any time. The zero value does nothing.
+// may be called from any goroutine at any time. The zero value does nothing. What
+// happens when a session manager dies rpctest.Process.Kill shows.
 type Faults struct {
 	drop    atomic.Int64
 	resolve atomic.Pointer[resolveFault]

@@ -175,6 +175,8 @@ func (ep *Endpoint) offer() {
 
 // Poll does one round of the loop by hand: it executes handlers and callbacks
 // and returns how many completions and submissions it found. It never blocks.
+// Rounds without work share readings of the clock, so timers may be some
+// microseconds late.
 // While Run, or a blocking call, drives the endpoint it returns 0.
 func (ep *Endpoint) Poll() int {
 	if !ep.tryOwn() {

@@ -74,8 +74,9 @@ func WithLogger(l *slog.Logger) Option {
 func WithWindow(n int) Option { return func(o *options) { o.window = n } }
 
 // WithRingDepth sets the number of receive buffers, of one MTU each; 2048 by
-// default, at most 32768 on ConnectX and Soft-RoCE. It is rounded up to a power
-// of two, and with WithCredits bounds how many sessions the endpoint can have.
+// default, at most 32768 on ConnectX and 16384 on Soft-RoCE. It is rounded up to
+// a power of two, and with WithCredits bounds how many sessions the endpoint can
+// have.
 func WithRingDepth(n int) Option { return func(o *options) { o.ringDepth = n } }
 
 // WithCredits sets how many receive buffers of this endpoint's ring every
