@@ -20,8 +20,9 @@ type responder struct {
 	msn  uint32 // messages executed
 	nak  bool   // epsn was asked for with a NAK: no other until it comes
 
-	owed  owed // the answer to send behind the jobs
-	owedS roce.Syndrome
+	owed   owed // the answer to send behind the jobs
+	owedS  roce.Syndrome
+	ackPSN uint32 // of owedAck
 
 	// The message of which a First has come and no Last.
 	msg    uint8 // opSend, opWrite, or opNOP: none
@@ -39,7 +40,7 @@ type owed uint8
 
 const (
 	owedNothing owed = iota
-	owedAck          // of all before epsn
+	owedAck          // of all up to ackPSN
 	owedNAK          // owedS for epsn
 )
 
@@ -97,8 +98,8 @@ func (q *qp) onRequest(p *roce.Packet) {
 			q.repeatRead(p)
 		} else if p.Opcode == roce.RCCmpSwap || p.Opcode == roce.RCFetchAdd {
 			q.repeatAtomic(p)
-		} else if r.owed == owedNothing {
-			q.owe(owedAck, 0) // the first one got lost
+		} else if r.owed != owedNAK {
+			q.oweAck(p.PSN) // the first one got lost
 		}
 	default:
 		q.executeRequest(p)
@@ -113,6 +114,17 @@ func (q *qp) owe(what owed, s roce.Syndrome) {
 		q.resp.nak = true
 	}
 	q.touch()
+}
+
+// oweAck notes that all up to psn is to be acknowledged: that of a SEND or
+// WRITE, because a requester may take the acknowledgement of a READ's or an
+// atomic's PSN for the end of an operation whose data it has not seen.
+func (q *qp) oweAck(psn uint32) {
+	r := &q.resp
+	if r.owed != owedAck || psnDiff(psn, r.ackPSN) > 0 {
+		r.ackPSN = psn
+	}
+	q.owe(owedAck, 0)
 }
 
 // executeRequest handles the packet that is expected.
@@ -165,8 +177,8 @@ func (q *qp) executeRequest(p *roce.Packet) {
 		if last {
 			r.msn = (r.msn + 1) & psnMask
 		}
-		if p.AckReq {
-			q.owe(owedAck, 0)
+		if p.AckReq || r.owed == owedAck {
+			q.oweAck(p.PSN)
 		}
 	}
 }
@@ -379,7 +391,7 @@ func (q *qp) respond() {
 	}
 	if r.ready && r.jobs.n == 0 && r.owed != owedNothing {
 		if r.owed == owedAck {
-			q.sendAck(roce.Ack, (r.epsn-1)&psnMask)
+			q.sendAck(roce.Ack, r.ackPSN)
 		} else {
 			q.sendAck(r.owedS, r.epsn)
 		}

@@ -68,6 +68,22 @@ func TestDuplicatesAreAcknowledgedAndNotExecuted(t *testing.T) {
 	}
 }
 
+// Soft-RoCE takes an acknowledgement of a READ's PSN for the end of the READ.
+func TestDuplicateBehindAReadDoesNotAcknowledgeTheRead(t *testing.T) {
+	s := newStranger(t, nil)
+	m := s.mr(4096, accessLocalWrite|accessRemoteRead)
+	s.recv(s.q, m.sge(0, 16))
+	s.recv(s.q, m.sge(16, 16))
+	s.give(s.only(0x200, "one"), s.packet(roce.BTH{Opcode: roce.RCReadRequest, PSN: 0x201, AckReq: true}, reth(m.iova, m.key, 8), nil))
+	if got := lines(s.link.take(t)); len(got) != 1 {
+		t.Fatalf("%+v, want the READ's response alone", got)
+	}
+	s.give(s.only(0x200, "one"))
+	s.wantAnswers("duplicate", answer{0x200, roce.Ack, 2})
+	s.give(s.only(0x1ff, "old"), s.only(0x202, "two"), s.only(0x200, "one"))
+	s.wantAnswers("a new one, and duplicates", answer{0x202, roce.Ack, 3})
+}
+
 func TestGapIsNAKedOnceUntilItIsFilled(t *testing.T) {
 	s := newStranger(t, nil)
 	m := s.mr(4096, accessLocalWrite)
