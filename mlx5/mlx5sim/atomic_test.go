@@ -114,21 +114,21 @@ func atomicAt(off uint64, key uint32) func(*duo, *mr, *mr) [][]byte {
 // SENDs, so that answers of all kinds go lost between them. Every FETCH & ADD
 // must answer another number, in order.
 func TestAtomicsRunExactlyOnceOverALossyLink(t *testing.T) {
-	for name, l := range map[string]lossy{
+	for name, f := range map[string]Faults{
 		"lossless": {},
-		"lossy":    {drop: 0.05, dup: 0.05, reorder: 0.02, delay: 10 * time.Microsecond},
-		"awful":    {drop: 0.2, dup: 0.2, reorder: 0.2, delay: 10 * time.Microsecond},
+		"lossy":    {Loss: 0.05, Duplicate: 0.05, Reorder: 0.02, Delay: 10 * time.Microsecond},
+		"awful":    {Loss: 0.1, Duplicate: 0.2, Reorder: 0.2, Delay: 10 * time.Microsecond},
 	} {
 		for seed := range uint64(6) {
 			t.Run(fmt.Sprint(name, seed), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { atomicsOverLink(t, seed, l) })
+				synctest.Test(t, func(t *testing.T) { atomicsOverLink(t, seed, f) })
 			})
 		}
 	}
 }
 
-func atomicsOverLink(t *testing.T, seed uint64, l lossy) {
-	p := lossyPair(t, seed, l)
+func atomicsOverLink(t *testing.T, seed uint64, f Faults) {
+	p := lossyPair(t, seed, f)
 	rng := rand.New(rand.NewPCG(seed, 99))
 	a, b := p.connect(qpOpts{sqSize: 64, rqSize: 64}, func(q *qp) {
 		q.attr.access |= accessRemoteAtomic

@@ -2,6 +2,7 @@ package mlx5sim
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -111,6 +112,9 @@ func (d *Device) start() error {
 		return fmt.Errorf("mlx5sim: link of %s: %w", d.addr, err)
 	}
 	d.link = l
+	if d.opt.pcap != nil {
+		d.pcap = d.capture(d.opt.pcap)
+	}
 	return nil
 }
 
@@ -250,9 +254,12 @@ func (d *Device) Close() error {
 	}
 	l := d.link
 	d.wire.stop()
+	d.out.stop()
+	d.in.stop()
 	d.fab.mu.Unlock()
 	if l != nil {
-		return l.Close() // outside the mutex: its reader takes it
+		// Outside the mutex: the link's reader takes it.
+		return errors.Join(l.Close(), d.stopCaptures())
 	}
 	return nil
 }

@@ -110,7 +110,7 @@ func TestShortAnswersGoIntoTheCQE(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// In process, and by the wire.
 		r := newDuo(t, "RC")
-		w := lossyPair(t, 1, lossy{})
+		w := lossyPair(t, 1, Faults{})
 		wa, wb := w.connect(qpOpts{}, nil)
 		for _, p := range []struct {
 			a, b   *node

@@ -112,10 +112,21 @@ func (d *Device) sendBatch() {
 			d.stats.Drops.LinkTx += uint64(t.runs[i].packets())
 		}
 	} else {
-		d.stats.Drops.LinkTx += uint64(d.link.send(t.runs))
+		d.stats.Drops.LinkTx += uint64(d.transmit(t.runs))
 	}
 	t.runs = t.runs[:0]
 	t.arena = t.arena[:0]
+}
+
+// transmit is the link's send, with captures and faults before it.
+func (d *Device) transmit(runs []run) (refused int) {
+	if len(d.captures) > 0 {
+		d.captureSent(runs)
+	}
+	if d.out != nil {
+		return d.out.pass(runs)
+	}
+	return d.link.send(runs)
 }
 
 // path is the way to a peer: its UDP address, and the ICRC of packets to it.

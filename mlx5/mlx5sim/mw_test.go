@@ -224,7 +224,7 @@ func TestSendWithInvalidateRunsExactlyOnceOverALossyLink(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := lossyPair(t, seed, lossy{drop: 0.1, dup: 0.1, reorder: 0.1, delay: 10 * time.Microsecond})
+				p := lossyPair(t, seed, Faults{Loss: 0.1, Duplicate: 0.1, Reorder: 0.1, Delay: 10 * time.Microsecond})
 				rng := rand.New(rand.NewPCG(seed, 5))
 				a, b := p.connect(qpOpts{sqSize: 64, rqSize: 16}, func(q *qp) { q.attr.timeout = 10 })
 				src, dst := p.a.mr(16<<10, accessLocalWrite), p.b.mr(16<<10, accessLocalWrite|accessMWBind)

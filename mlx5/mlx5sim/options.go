@@ -19,6 +19,7 @@ type options struct {
 	mtu       uverbs.MTU
 	inProcess bool
 	frames    io.ReadWriteCloser
+	pcap      io.Writer
 }
 
 // WithName sets the RDMA device name. The default is mlx5_sim0, mlx5_sim1, and
@@ -55,6 +56,11 @@ func InProcess() Option { return func(o *options) { o.inProcess = true } }
 // frames, and that must end a Read and a Write that are under way.
 func WithEthernet(frames io.ReadWriteCloser) Option { return func(o *options) { o.frames = frames } }
 
+// WithPcap captures every packet of the device's link, from New to Close, as
+// [Device.Capture] does. Close of the device writes out what is left and returns
+// the capture's error; it does not close w.
+func WithPcap(w io.Writer) Option { return func(o *options) { o.pcap = w } }
+
 var nextName atomic.Uint32
 
 func makeOptions(opts []Option) (options, error) {
@@ -73,6 +79,9 @@ func makeOptions(opts []Option) (options, error) {
 	}
 	if o.frames != nil && (!o.addr.Is4() || o.inProcess) {
 		return o, fmt.Errorf("mlx5sim: WithEthernet needs an IPv4 address by WithAddr, and excludes InProcess")
+	}
+	if o.pcap != nil && o.inProcess {
+		return o, fmt.Errorf("mlx5sim: WithPcap and InProcess exclude each other: without a link there are no packets")
 	}
 	if o.name == "" {
 		o.name = fmt.Sprintf("mlx5_sim%d", nextName.Add(1)-1)

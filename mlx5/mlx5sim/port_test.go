@@ -94,7 +94,7 @@ func TestPortThatIsDownCutsTheWire(t *testing.T) {
 // under a stream of WRITEs.
 func TestFlappingPortsLoseNothingOverTheWire(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := lossyPair(t, 3, lossy{})
+		p := lossyPair(t, 3, Faults{})
 		a, b := p.connect(qpOpts{sqSize: 64}, func(q *qp) { q.attr.timeout = 14 })
 		src, dst := p.a.mr(64<<10, accessLocalWrite), p.b.mr(64<<10, accessLocalWrite|accessRemoteWrite)
 		data := bytes.Clone(p.a.fill(src, 7))

@@ -10,7 +10,10 @@ type Stats struct {
 	Timeouts     uint64 // ACK timers that expired
 	RNRNaks      uint64 // RNR NAKs sent or raised: no receive was posted
 	SequenceNaks uint64 // NAKs for a gap in the PSNs
+	NotCaptured  uint64 // packets missing in captures
 	Drops        Drops
+
+	FaultsOut, FaultsIn FaultStats // what SetFaults and Partition did
 }
 
 // Drops counts by reason what was discarded without an error to its sender.

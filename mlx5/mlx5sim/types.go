@@ -43,6 +43,10 @@ type Device struct {
 	down   bool // the port
 	stats  Stats
 
+	out, in  *impairment // faults of the link; nil: none
+	captures []*capture
+	pcap     *capture // the one that WithPcap asked for
+
 	ifname string // interface that holds addr; empty if none
 
 	// Counters that the next object's number comes from. Guarded by fab.mu.

@@ -178,6 +178,11 @@ func (d *Device) deliver(bursts []burst) {
 	if d.closed {
 		return
 	}
+	if d.in != nil {
+		d.in.arrive(bursts)
+		d.flushWire()
+		return
+	}
 	for i := range bursts {
 		from, size := bursts[i].from, bursts[i].size
 		for b := bursts[i].b; len(b) > 0; {
@@ -197,6 +202,9 @@ func (d *Device) receive(from netip.AddrPort, ip, b []byte) {
 		return
 	}
 	d.stats.RxPackets++
+	if len(d.captures) > 0 {
+		d.captureReceived(from, ip, b)
+	}
 	p, err := roce.Parse(b)
 	if err != nil || from.Addr().Is4() != d.addr.Is4() {
 		drops.Malformed++

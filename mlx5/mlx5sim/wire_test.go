@@ -164,17 +164,17 @@ func (w *workload) run() {
 func TestLossReorderingAndDuplicationCostTimeAndNotData(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		lossy
+		Faults
 		mtu uint8
 		n   int
 	}{
-		{"perfect", lossy{}, 3, 2000},
-		{"drop 1%", lossy{drop: 0.01}, 3, 2000},
-		{"dup 10%", lossy{dup: 0.1}, 3, 2000},
-		{"reorder 5%", lossy{reorder: 0.05}, 3, 2000},
-		{"all at once", lossy{drop: 0.01, dup: 0.02, reorder: 0.02}, 3, 10000},
-		{"all at once, MTU 256", lossy{drop: 0.003, dup: 0.01, reorder: 0.01}, 1, 2000},
-		{"all at once, MTU 4096", lossy{drop: 0.03, dup: 0.03, reorder: 0.03}, 5, 2000},
+		{"perfect", Faults{}, 3, 2000},
+		{"drop 1%", Faults{Loss: 0.01}, 3, 2000},
+		{"dup 10%", Faults{Duplicate: 0.1}, 3, 2000},
+		{"reorder 5%", Faults{Reorder: 0.05}, 3, 2000},
+		{"all at once", Faults{Loss: 0.01, Duplicate: 0.02, Reorder: 0.02}, 3, 10000},
+		{"all at once, MTU 256", Faults{Loss: 0.003, Duplicate: 0.01, Reorder: 0.01}, 1, 2000},
+		{"all at once, MTU 4096", Faults{Loss: 0.03, Duplicate: 0.03, Reorder: 0.03}, 5, 2000},
 	} {
 		for seed := range uint64(2) {
 			t.Run(fmt.Sprintf("%s/seed %d", tt.name, seed), func(t *testing.T) {
@@ -182,8 +182,8 @@ func TestLossReorderingAndDuplicationCostTimeAndNotData(t *testing.T) {
 					tt.n = min(tt.n, 300)
 				}
 				synctest.Test(t, func(t *testing.T) {
-					tt.lossy.delay = 20 * time.Microsecond
-					p := lossyPair(t, seed, tt.lossy)
+					tt.Delay = 20 * time.Microsecond
+					p := lossyPair(t, seed, tt.Faults)
 					a, b := p.connect(qpOpts{sqSize: 256, qpn: 0x555550}, func(q *qp) {
 						q.attr.pathMTU = tt.mtu
 						q.attr.timeout = 10 // 4 ms; connect makes PSNs of 0xfffff0
@@ -196,10 +196,10 @@ func TestLossReorderingAndDuplicationCostTimeAndNotData(t *testing.T) {
 					sa, sb := p.a.statsNow(), p.b.statsNow()
 					t.Logf("a: %+v", sa)
 					t.Logf("b: %+v", sb)
-					if tt.drop > 0 && sa.Retransmits == 0 {
+					if tt.Loss > 0 && sa.Retransmits == 0 {
 						t.Error("packets were dropped and none was sent again")
 					}
-					if tt.lossy.drop == 0 && tt.reorder == 0 && sa.Timeouts > 0 {
+					if tt.Loss == 0 && tt.Reorder == 0 && sa.Timeouts > 0 {
 						t.Error("a timeout without loss")
 					}
 				})

@@ -1,7 +1,6 @@
 package mlx5sim
 
 import (
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,12 +25,16 @@ func newPair(t testing.TB, addrA, addrB string) *wirePair {
 	return &wirePair{one(addrA), one(addrB)}
 }
 
-// lossyPair connects the two by links that treat packets as the settings say.
-func lossyPair(t testing.TB, seed uint64, s lossy) *wirePair {
+// lossyPair connects the two by links that treat packets as f says. Seeds count
+// from 0.
+func lossyPair(t testing.TB, seed uint64, f Faults) *wirePair {
 	p := newPair(t, "10.0.0.1", "10.0.0.2")
 	for i, n := range []*node{p.a, p.b} {
 		peer := []*node{p.b, p.a}[i]
-		n.d.link = &testLink{lossy: s, from: netip.AddrPortFrom(n.d.addr, roce.Port), to: peer.d, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+		n.d.link = &testLink{from: netip.AddrPortFrom(n.d.addr, roce.Port), to: peer.d}
+		if _, err := n.d.SetFaults(Outbound, f, 2*seed+1+uint64(i)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return p
 }
@@ -68,31 +71,15 @@ func (n *node) statsNow() (s Stats) {
 	return s
 }
 
-// lossy is what a testLink does to packets.
-type lossy struct {
-	drop, dup, reorder float64 // probabilities
-	delay              time.Duration
-	filter             func(p roce.Packet) bool // false drops it
-}
-
-// testLink carries packets in the time of the test. Packets keep their order
-// but for those that are chosen to be late.
+// testLink carries packets in the time of the test. It is perfect: what goes
+// wrong is up to the device's faults.
 type testLink struct {
-	lossy
 	from netip.AddrPort
 	to   *Device
 
 	mu    sync.Mutex
-	rng   *rand.Rand
-	queue []parcel // by time, then by order of sending
-	seq   int
+	queue [][]byte
 	inOut sync.Mutex // held while packets are delivered, in order
-}
-
-type parcel struct {
-	at  time.Time
-	seq int
-	b   []byte
 }
 
 func (l *testLink) send(runs []run) int {
@@ -100,59 +87,23 @@ func (l *testLink) send(runs []run) int {
 	defer l.mu.Unlock()
 	for i := range runs {
 		for pkt := range slices.Chunk(runs[i].b, runs[i].size) {
-			if l.filter != nil {
-				p, err := roce.Parse(pkt)
-				if err != nil {
-					panic(err)
-				}
-				if !l.filter(p) {
-					continue
-				}
-			}
-			if l.rng.Float64() < l.drop {
-				continue
-			}
-			l.put(pkt)
-			if l.rng.Float64() < l.dup {
-				l.put(pkt)
-			}
+			l.queue = append(l.queue, slices.Clone(pkt))
 		}
 	}
+	time.AfterFunc(time.Microsecond, l.arrive)
 	return 0
-}
-
-func (l *testLink) put(pkt []byte) {
-	d := max(l.delay, time.Microsecond)
-	if l.rng.Float64() < l.reorder {
-		d += time.Duration(l.rng.Int64N(int64(4 * d)))
-	}
-	l.seq++
-	p := parcel{time.Now().Add(d), l.seq, slices.Clone(pkt)}
-	i, _ := slices.BinarySearchFunc(l.queue, p, func(a, b parcel) int {
-		if c := a.at.Compare(b.at); c != 0 {
-			return c
-		}
-		return a.seq - b.seq
-	})
-	l.queue = slices.Insert(l.queue, i, p)
-	time.AfterFunc(d, l.arrive)
 }
 
 func (l *testLink) arrive() {
 	l.inOut.Lock()
 	defer l.inOut.Unlock()
 	l.mu.Lock()
-	now := time.Now()
-	n := 0
-	for n < len(l.queue) && !l.queue[n].at.After(now) {
-		n++
-	}
-	due := slices.Clone(l.queue[:n])
-	l.queue = slices.Delete(l.queue, 0, n)
+	due := l.queue
+	l.queue = nil
 	l.mu.Unlock()
 	bursts := make([]burst, 0, len(due))
-	for _, p := range due {
-		bursts = append(bursts, burst{from: l.from, size: len(p.b), b: p.b})
+	for _, b := range due {
+		bursts = append(bursts, burst{from: l.from, size: len(b), b: b})
 	}
 	if len(bursts) > 0 {
 		l.to.deliver(bursts)
