@@ -150,14 +150,17 @@ func BenchmarkTwoProcessesCall(b *testing.B) {
 
 // BenchmarkTwoProcessesLarge is the rate of requests that the server pulls.
 func BenchmarkTwoProcessesLarge(b *testing.B) {
-	const size = 1 << 20
-	c := newWireClient(b, 1)
-	req, resp := c.buf(size), c.buf(8)
-	b.SetBytes(size)
-	b.ResetTimer()
-	for range b.N {
-		if err := c.sessions[0].Call(context.Background(), rpctest.TypeChecksum, req, resp); err != nil {
-			b.Fatal(err)
-		}
+	for _, size := range []int{16 << 10, 1 << 20, 16 << 20, 64 << 20} {
+		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
+			c := newWireClient(b, 1)
+			req, resp := c.buf(size), c.buf(8)
+			b.SetBytes(int64(size))
+			b.ResetTimer()
+			for range b.N {
+				if err := c.sessions[0].Call(context.Background(), rpctest.TypeChecksum, req, resp); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

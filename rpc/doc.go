@@ -34,11 +34,11 @@
 //
 // # Buffers
 //
-// Messages live in registered memory, [msgbuf.Buf], from Endpoint.Alloc or
-// RequestHandle.Response. A request's buffers belong to the endpoint until the
-// request is done; a response's buffer belongs to it from the moment that the
-// handler returns it. Peers can read large messages and nothing else, and can
-// write nowhere.
+// Messages live in registered memory, [msgbuf.Buf], from Endpoint.Alloc,
+// RequestHandle.Response, or a Region of Endpoint.Register. A request's buffers
+// belong to the endpoint until the request is done; a response's buffer belongs
+// to it from the moment that the handler returns it. Peers can write nowhere;
+// what they can read is below.
 //
 // # Guarantees
 //
@@ -56,4 +56,54 @@
 // endpoints. A session without credits to take is refused (ErrRingExhausted).
 // All sessions between two endpoints share one RC queue pair; idle ones cost
 // their memory, some kilobytes with a window of 8, and no time.
+//
+// # Large messages
+//
+// A message longer than a datagram, up to 1 GiB, is pulled in chunks of at most
+// 1 MiB, or what the port takes if that is less, four of them at once. Messages
+// take turns chunk by chunk, so a short one does not wait for a long one, and the
+// pull of a request that was given up stops at the next chunk. The server's
+// buffer of a request is free when the handler returns or calls Release, that of
+// a response when the client has said that it has it: half a round trip after
+// the pull.
+//
+// Where the RC connection of two endpoints breaks, datagrams go on, and a new
+// connection is made by way of the session manager; the pulls go on behind what
+// had arrived. Sessions live on, and no handler runs twice. If that takes longer
+// than 5 s, if the connections of a pair break more than 8 times within 10 s, or
+// three under one message, then the sessions of the pair end with ErrPeerDead at
+// the side that gives up and ErrSessionClosed at the other, in the last case only
+// the message, with ErrReadFailed. Connect works again at once.
+//
+// # What peers can read
+//
+// The rkey of a large message is that of the memory region it lies in, not of
+// the message alone. A process that has a session with an endpoint, and whose
+// software is not this package, can therefore read, by RDMA READ over the RC
+// connection that the session gave it, and once a large message has shown it a
+// region's rkey (or with a guess at its 32 bits; each wrong one breaks the
+// connection):
+//
+//   - all of the regions (2 to 64 MiB) that hold or held buffers for large
+//     messages: those that Endpoint.Alloc and RequestHandle.Response give for more
+//     than MaxSmall bytes, also such as were offered to other peers, and what is
+//     left of messages in buffers that were freed
+//   - all of a Region that was registered with msgbuf.RemoteRead
+//
+// It can read nothing else: not the receive ring, the headers, buffers of up to
+// MaxSmall bytes, received requests of any size, responses that were pulled into
+// Regions of msgbuf.Local, nor memory that is not registered. It can read nothing
+// after its last session has ended, and nothing of other endpoints of the
+// process, whose protection domains are their own. It can write nowhere: no memory
+// is registered for remote writing or atomics. Who has no session has no
+// connection to read by. Whoever shares an endpoint among tenants that must not
+// see each other's large messages gives each an endpoint of its own.
+//
+// What a peer says about its own messages is not believed: a control block that
+// names memory which cannot be read fails that request or call with
+// ErrReadFailed and costs a new connection; a length beyond WithMaxMessage fails
+// with ErrTooLarge, and beyond the caller's buffer with a ResponseTooLargeError,
+// before any memory is taken. The memory that requests take is bounded by
+// WithRequestMemory. A peer whose blocks break the connection again and again
+// loses its sessions.
 package rpc

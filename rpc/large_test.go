@@ -392,3 +392,16 @@ func TestLyingServerFailsItsAnswersAlone(t *testing.T) {
 		})
 	}
 }
+
+func TestMessagesOfSeveralChunksDoNotAllocate(t *testing.T) {
+	if raceEnabled {
+		t.Skip("built with -race, msgbuf records who frees what")
+	}
+	for _, outstanding := range []int{1, 8} {
+		p := newPump(newRig(t), 3<<20, 3<<20, outstanding)
+		p.run(20)
+		if n := testing.AllocsPerRun(5, func() { p.run(10) }); n != 0 {
+			t.Errorf("10 requests of 3 MiB, %d at a time: %v allocations", outstanding, n)
+		}
+	}
+}

@@ -179,7 +179,7 @@ func (ep *Endpoint) reconnect(p *pair, generation uint32) error {
 func (ep *Endpoint) giveConn(ctx context.Context, c *transport.Conn, take func() bool) error {
 	var claimed atomic.Bool
 	taken := false
-	err := ep.onOwner(ctx, func() {
+	err := ep.inLoop(ctx, func() { // whoever polls by hand must not find the loop taken
 		if claimed.CompareAndSwap(false, true) {
 			if taken = take(); !taken {
 				c.Close()

@@ -136,3 +136,103 @@ func TestRequestIsGivenUpWhileItsConnectionIsBroken(t *testing.T) {
 	}
 	r.closeSession(s)
 }
+
+func TestPullGoesOnBehindWhatHasArrived(t *testing.T) {
+	r := newSumRig(t)
+	s := r.connect()
+	const n = 64 << 20
+	req, resp := r.buf(r.cli, n), r.buf(r.cli, 8)
+	fill(req, 5)
+	over := false
+	s.Enqueue(rigEcho, req, resp, 0, func(q *Request) {
+		if over = true; q.Err() != nil {
+			t.Error(q.Err())
+		}
+	})
+	for _, at := range []uint64{8, 30} {
+		r.poll(func() bool { return r.srv.t.Chunks >= at })
+		breakPair(r, r.srv)
+	}
+	r.poll(func() bool { return over })
+	if !bytes.Equal(resp.Bytes(), checksum(req.Bytes())) {
+		t.Error("the message is not what was sent")
+	}
+	if c := r.srv.t.Chunks; c < 64 || c > 64+2*8 || r.srv.repairs != 2 {
+		t.Errorf("%d chunks posted for 64, %d repairs", c, r.srv.repairs)
+	}
+	r.closeSession(s)
+}
+
+func TestConnectionThatBreaksAgainAndAgainIsGivenUp(t *testing.T) {
+	r := newSumRig(t)
+	s := r.connect()
+	req, resp := r.buf(r.cli, 1<<20), r.buf(r.cli, 8)
+	var err error
+	for i := 0; err == nil; i++ {
+		if i > 2*maxRepairs {
+			t.Fatal("no end of repairs")
+		}
+		breakPair(r, r.srv)
+		err = r.call(s, rigEcho, req, resp)
+	}
+	// Whoever gives up first tells the other that the session is closed.
+	if !errors.Is(err, ErrPeerDead) && !errors.Is(err, ErrSessionClosed) || r.srv.repairs < maxRepairs/2 {
+		t.Errorf("%v after %d repairs", err, r.srv.repairs)
+	}
+	next := r.connect()
+	if err := r.call(next, rigEcho, req, resp); err != nil {
+		t.Error(err)
+	}
+	r.closeSession(next)
+}
+
+func TestOldWordOfABrokenConnectionIsIgnored(t *testing.T) {
+	r := newSumRig(t)
+	s := r.connect()
+	req, resp := r.buf(r.cli, 1<<20), r.buf(r.cli, 8)
+	breakPair(r, r.srv)
+	if err := r.call(s, rigEcho, req, resp); err != nil {
+		t.Fatal(err)
+	}
+	repairs := r.cli.repairs
+	dest := s.pair.peer.Index()
+	for _, generation := range []uint32{0, 2, 1 << 31} { // in use is 1
+		r.cli.peerBroken(dest, generation)
+	}
+	r.cli.peerBroken(dest+100, 1)
+	if err := r.call(s, rigEcho, req, resp); err != nil || r.cli.repairs != repairs {
+		t.Errorf("%v, %d repairs", err, r.cli.repairs-repairs)
+	}
+	r.closeSession(s)
+}
+
+func TestStrangersCannotReplaceAConnection(t *testing.T) {
+	r := newSumRig(t)
+	s := r.connect()
+	thief := r.endpoint(6) // another process, which even knows the pair's id
+	c, err := thief.t.NewConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	stop := r.run(r.srv)
+	for name, h := range map[string]*hello{
+		"as itself":     {addr: thief.t.Local()},
+		"as the client": {addr: s.pair.peer.Local()},
+		"old":           {addr: s.pair.peer.Local(), generation: 1<<32 - 1},
+	} {
+		h.window, h.credits, h.maxMessage, h.pair = 8, 32, 1<<20, s.pair.id
+		h.generation = max(h.generation, 1)
+		h.addr.RCQPN, h.addr.RCPSN = c.QPN(), c.PSN()
+		if conn, _, err := thief.nx.Connect(r.ctx, r.srv.URI(), r.srv.ID(), h.encode(), nil); err == nil {
+			t.Errorf("%s: accepted", name)
+			conn.Close(r.ctx)
+		}
+	}
+	stop()
+	req, resp := r.buf(r.cli, 1<<20), r.buf(r.cli, 8)
+	if err := r.call(s, rigEcho, req, resp); err != nil || r.srv.repairs != 0 {
+		t.Error(err)
+	}
+	r.closeSession(s)
+}

@@ -43,6 +43,11 @@ var largeTests = []test{
 	}},
 	{"OneMiB", nil, func(e *env) { bulk(e, 1<<20) }},
 	{"SixteenMiB", nil, func(e *env) { bulk(e, 16<<20) }},
+	{"SixtyFourMiB", nil, func(e *env) {
+		ep, s := e.pair()
+		data := random(64<<20, 79)
+		e.expect(s, ep, TypeChecksum, data, Checksum(data))
+	}},
 	{"ConcurrentLargeRequests", nil, func(e *env) {
 		ep, s := e.pair()
 		var reqs []*rpc.Request

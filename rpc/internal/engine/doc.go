@@ -39,6 +39,11 @@
 //	  |== RDMA READ ==>                        |
 //	  | PULLED                          -->    |  response buffer is free
 //
+// The transport pulls in pieces, and over a new connection where one breaks; it
+// asks Wanted whether to go on. Only the client can make a new connection, so a
+// server that finds one broken says so with KindBroken, at once and again
+// whenever a request that waits for it is repeated.
+//
 // # Ownership of buffers
 //
 // A request's buffers belong to the engine from Start to the callback, which

@@ -6,6 +6,11 @@
 // are prepared by other goroutines, because connecting a QP enters the kernel
 // and may wait for address resolution, and are then attached by the owner.
 //
+// A message is pulled in chunks, several at once, in turns with other messages
+// and other peers. A queue pair that fails is replaced by another Conn, which
+// the owner agrees on with the peer; pulls wait for it and go on behind the last
+// chunk that has arrived, because an RC queue pair completes in order.
+//
 // Receive buffers are one ring of registered memory, local-only. Headers of
 // datagrams that are too long to be inlined lie in a second piece of registered
 // memory, one place per entry of the send queue.
