@@ -236,3 +236,17 @@ func TestStrangersCannotReplaceAConnection(t *testing.T) {
 	}
 	r.closeSession(s)
 }
+
+func TestWordOfABrokenConnectionIsRepeated(t *testing.T) {
+	r := newSumRig(t)
+	faults := new(Faults)
+	r.cli = r.endpoint(7, WithFaults(faults))
+	s := r.connect()
+	req, resp := r.buf(r.cli, 1<<20), r.buf(r.cli, 8)
+	breakPair(r, r.srv)
+	faults.Drop(2)
+	if err := r.call(s, rigEcho, req, resp); err != nil || r.srv.repairs != 1 || faults.Dropping() != 0 {
+		t.Errorf("%v after %d repairs", err, r.srv.repairs)
+	}
+	r.closeSession(s)
+}
