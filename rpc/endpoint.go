@@ -55,6 +55,7 @@ type Endpoint struct {
 	idle      int          // rounds without work since the last one with
 	stride    int          // how many of them share a reading of the clock
 	ticked    int64        // now of the last Tick
+	tickFn    func() int64 // ep.tick
 	out       int          // requests that are answered later
 
 	workers workers
@@ -125,6 +126,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	}
 	ep.timer.Stop()
 	ep.workers.init(opt.workers)
+	ep.tickFn = ep.tick
 	ep.life, ep.endLife = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {

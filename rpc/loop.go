@@ -63,6 +63,7 @@ func (ep *Endpoint) runOps() int {
 	if ep.opCount.Load() == 0 {
 		return 0
 	}
+	ep.tick()
 	ep.opMu.Lock()
 	ops := ep.ops
 	ep.ops = ep.opSpare[:0]
@@ -98,7 +99,7 @@ func (ep *Endpoint) poll() int {
 		ep.readClock()
 	}
 	n := ep.runOps()
-	m, err := ep.t.Poll(ep.e, ep.now)
+	m, err := ep.t.Poll(ep.e, ep.now, ep.tickFn)
 	if ep.ticked != ep.now {
 		ep.ticked = ep.now
 		ep.e.Tick(ep.now)
@@ -129,15 +130,23 @@ func (ep *Endpoint) poll() int {
 }
 
 // idleStride is how many rounds without work share one reading of the clock,
-// which costs more than the rest of such a round. Where that many rounds take
-// longer than strideLimit, since somebody polls by hand now and then, every
-// round has its own.
+// which costs as much as the rest of such a round; a round that finds work has
+// its own. Where that many rounds take longer than strideLimit, since somebody
+// polls by hand now and then, every round reads it, for the timers' sake.
 const (
 	idleStride  = 8
 	strideLimit = 20 * time.Microsecond
 )
 
-// readClock sets the loop's time.
+// tick returns the time of this round, for a round that has found work.
+func (ep *Endpoint) tick() int64 {
+	if !ep.fresh {
+		ep.now, ep.fresh = ep.clock(), true
+	}
+	return ep.now
+}
+
+// readClock sets the loop's time in a round that has found none yet.
 func (ep *Endpoint) readClock() {
 	was := ep.now
 	ep.now, ep.fresh = ep.clock(), true

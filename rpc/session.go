@@ -110,10 +110,8 @@ func (s *Session) Enqueue(reqType uint8, req, resp msgbuf.Buf, tag uint64, fn fu
 	} else {
 		r = new(Request)
 	}
-	if !ep.fresh { // the first since the last round: one clock read per burst
-		ep.now, ep.fresh = ep.clock(), true
-	}
-	r.prepare(s, reqType, req, resp, ep.now+int64(ep.opt.timeout))
+	now := ep.tick() // read by the first since the last round: once per burst
+	r.prepare(s, reqType, req, resp, now+int64(ep.opt.timeout))
 	r.fn, r.tag = fn, tag
 	if s.es == nil { // just opened
 		s.begin()

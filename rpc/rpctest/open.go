@@ -217,8 +217,7 @@ var openTests = []test{
 			})
 		}
 		n := 0
-		var next func(*rpc.Request)
-		next = func(r *rpc.Request) { n++ }
+		next := func(*rpc.Request) { n++ }
 		for i := range 2000 {
 			toB.Enqueue(TypeCount, msgbuf.Buf{}, msgbuf.Buf{}, 0, next)
 			e.poll(a, func() bool { return n > i-4 })

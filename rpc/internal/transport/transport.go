@@ -200,7 +200,9 @@ func (t *Transport) Arm() error {
 
 // Poll moves completions into the engine and returns how many there were. An
 // error means that the device does not work any more.
-func (t *Transport) Poll(e *engine.Engine, now int64) (int, error) {
+//
+// now may be old; where there is a completion, the time is clock's.
+func (t *Transport) Poll(e *engine.Engine, now int64, clock func() int64) (int, error) {
 	sent, err := t.pollSend(e, now)
 	if err != nil {
 		return sent, err
@@ -221,6 +223,9 @@ func (t *Transport) Poll(e *engine.Engine, now int64) (int, error) {
 		}
 		t.rx[k] = engine.Rx{Data: t.slots[slot][grhBytes:wc.ByteLen], Slot: slot, SrcQPN: wc.SrcQP}
 		k++
+	}
+	if sent+n > 0 {
+		now = clock()
 	}
 	e.Receive(now, t.rx[:k])
 	for i := range t.rx[:k] {
