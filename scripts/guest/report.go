@@ -30,8 +30,10 @@ func (r *report) start(name string) {
 	r.say("job %s", name)
 }
 
-// done ends a job; problems are why it failed.
+// done ends a job; problems are why it failed. It begins a new line, because a job
+// that was killed has not ended its last one.
 func (r *report) done(name string, took time.Duration, problems []string) {
+	fmt.Fprintln(r.w)
 	if len(problems) == 0 {
 		r.say("ok %s %.2fs", name, took.Seconds())
 		return

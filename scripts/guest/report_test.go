@@ -13,12 +13,15 @@ func TestReportCountsFailures(t *testing.T) {
 	r.start("good")
 	r.done("good", 1250*time.Millisecond, nil)
 	r.start("bad")
+	out.WriteString("cut sho")
 	r.done("bad", time.Second, []string{"exit status 1", "left on rxe0"})
 	r.end()
 	want := `guest: hello Linux 6.1.0
 guest: job good
+
 guest: ok good 1.25s
 guest: job bad
+cut sho
 guest: FAILED bad 1.00s: exit status 1; left on rxe0
 guest: end 2 jobs, 1 failed
 `
