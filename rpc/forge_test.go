@@ -144,7 +144,7 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 	r.poll(func() bool { return r.srv.e.Stats.Handled == 1 })
 	req, resp := r.buf(r.cli, 64), r.buf(r.cli, 64)
 	rng := rand.New(rand.NewPCG(1, 2))
-	kinds := []engine.Kind{engine.KindRequest, engine.KindResponse, engine.KindLargeRequest, engine.KindLargeResponse, engine.KindError, engine.KindPulled, engine.KindCancel}
+	kinds := []engine.Kind{engine.KindRequest, engine.KindResponse, engine.KindLargeRequest, engine.KindLargeResponse, engine.KindError, engine.KindPulled, engine.KindCancel, engine.KindBroken}
 
 	for name, f := range map[string]*forger{
 		"another QP number":           newForger(r, 0),
