@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 
 	_ "github.com/rrppcc-go/rrppcc/mlx5" // the provider for ConnectX
@@ -25,6 +26,7 @@ type deviceFlags struct {
 	port    uint
 	gid     int
 	verbose bool
+	pcap    string // where packets are captured, if not empty
 }
 
 func (f *deviceFlags) register(fs *flag.FlagSet) {
@@ -47,6 +49,9 @@ func (f *deviceFlags) check() error {
 	if f.port < 1 || f.port > 255 {
 		return fmt.Errorf("%w: port %d; the first is 1", errUsage, f.port)
 	}
+	if f.pcap != "" && f.name != simulated {
+		return fmt.Errorf("%w: --pcap needs --device %s: a real device's packets do not pass this program", errUsage, simulated)
+	}
 	return nil
 }
 
@@ -61,6 +66,7 @@ func (f *deviceFlags) logger(w io.Writer) *slog.Logger {
 type opened struct {
 	ctx *uverbs.Context
 	sim *mlx5sim.Device // nil for a real device
+	out *os.File        // the capture; nil for none
 	gid uverbs.GIDEntry
 	why string // this device
 }
@@ -69,6 +75,9 @@ func (o *opened) Close() error {
 	err := o.ctx.Close()
 	if o.sim != nil {
 		err = errors.Join(err, o.sim.Close())
+	}
+	if o.out != nil {
+		err = errors.Join(err, o.out.Close())
 	}
 	return err
 }
@@ -122,21 +131,33 @@ func (f *deviceFlags) openReal(d *uverbs.Device, why string) (*opened, error) {
 	return &opened{ctx: c, gid: gid, why: why}, nil
 }
 
-func (f *deviceFlags) openSim(near netip.Addr, why string) (*opened, error) {
+func (f *deviceFlags) openSim(near netip.Addr, why string) (o *opened, err error) {
+	var out *os.File
+	defer func() {
+		if err != nil && out != nil {
+			out.Close()
+		}
+	}()
 	var opts []mlx5sim.Option
 	if near.IsValid() && !near.IsLoopback() && !near.IsUnspecified() {
 		opts = append(opts, mlx5sim.WithAddr(near))
+	}
+	if f.pcap != "" {
+		if out, err = os.Create(f.pcap); err != nil {
+			return nil, err
+		}
+		opts = append(opts, mlx5sim.WithPcap(out))
 	}
 	sim, err := mlx5sim.New(opts...)
 	if err != nil {
 		return nil, err
 	}
-	o, err := f.openReal(sim.Verbs(), why)
+	o, err = f.openReal(sim.Verbs(), why)
 	if err != nil {
 		sim.Close()
 		return nil, err
 	}
-	o.sim = sim
+	o.sim, o.out = sim, out
 	return o, nil
 }
 

@@ -33,6 +33,7 @@ func hello(ctx context.Context, args []string, stdin io.Reader, stdout, stderr i
 	fs.DurationVar(&f.timeout, "timeout", time.Minute, "give up after this time (not with --serve)")
 	fs.IntVar(&f.large, "large", 16<<20, "`bytes` of the large messages")
 	fs.StringVar(&f.keyFile, "key-file", "", "seal session management with the secret that is this `file`, the same for both halves")
+	fs.StringVar(&f.pcap, "pcap", "", "write the packets of the client's simulated device to this `file`; with --serve the server's")
 	fs.BoolVar(&f.child, "until-eof", false, "with --serve: end when standard input ends")
 	if err := parse(fs, args, stderr); err != nil {
 		return err

@@ -136,6 +136,22 @@ func TestKeyFileIsForBothHalves(t *testing.T) {
 	}
 }
 
+func TestPcapCapturesTheClientsPackets(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "hello.pcap")
+	out, errs, err := runHello(t, "--large", "100000", "--pcap", file)
+	if err != nil {
+		t.Fatalf("%v\n%s%s", err, out, errs)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The requests, the answers and what was read are in it, by UD and RC.
+	if !bytes.HasPrefix(b, []byte{0x4d, 0x3c, 0xb2, 0xa1}) || len(b) < 200000 || !bytes.Contains(b, []byte(helloText)) || !bytes.Contains(b, []byte(helloAnswer)) {
+		t.Errorf("a capture of %d bytes: % x", len(b), b[:min(len(b), 64)])
+	}
+}
+
 func TestConnectToNobodySaysSo(t *testing.T) {
 	_, _, err := runHello(t, "--connect", "127.0.0.1:9", "--timeout", "300ms")
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:9") || !errors.Is(err, context.DeadlineExceeded) {
@@ -146,7 +162,7 @@ func TestConnectToNobodySaysSo(t *testing.T) {
 func TestBadFlagsAreUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
 		nil, {"nonsense"}, {"hello", "x"}, {"hello", "--serve", "a:1", "--connect", "b:2"}, {"hello", "--port", "0"},
-		{"hello", "--large", "0"}, {"hello", "--large", "2000000000"}, {"hello", "--nonsense"}, {"devices", "x"},
+		{"hello", "--large", "0"}, {"hello", "--large", "2000000000"}, {"hello", "--nonsense"}, {"hello", "--pcap", "x"}, {"devices", "x"},
 	} {
 		var out, errs bytes.Buffer
 		if err := run(t.Context(), args, strings.NewReader(""), &out, &errs); !errors.Is(err, errUsage) {

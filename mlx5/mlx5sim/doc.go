@@ -32,6 +32,25 @@
 // goroutines at once. One mutex per fabric guards all device state; nothing
 // blocks under it.
 //
+// # The link as a test instrument
+//
+// [Device.SetFaults] has a device's link lose, repeat, reorder, corrupt, delay and
+// throttle packets, out and in, and [Device.Partition] cuts off peers by name. Both
+// may be called while traffic runs. A corrupt packet is one that the receiver's
+// ICRC check drops and counts. Chance comes from a seed: given again, the n-th
+// packet meets the same fate. That replays a run as far as the run sends the same
+// packets in the same order; two processes, or goroutines that race, may not.
+//
+//	seed, err := dev.SetFaults(mlx5sim.BothWays, mlx5sim.Faults{Loss: 0.05, Reorder: 0.02}, 0)
+//	t.Logf("seed %d", seed)
+//
+// Under testing/synctest faults take virtual time. UDP sockets do not work there;
+// devices then meet by [WithEthernet] over the two ends of a [net.Pipe].
+//
+// [WithPcap] and [Device.Capture] write the packets of a device's link to a file
+// for Wireshark. Neither sees what devices of one fabric do among themselves: that
+// runs to completion and makes no packets.
+//
 // # What is modelled
 //
 //   - Queues: UD, RC and shared receive queues, CQs of 64- and 128-byte entries
@@ -69,7 +88,10 @@
 // What it decodes and answers is compared with bytes recorded of the real libmlx5
 // (testdata/golden/mlx5): work requests, SRQ free lists, CQEs as the library read
 // them, every command of whole sessions. The verbs conformance suite
-// (uverbs/verbstest) runs on it, in process and over UDP. Vendor syndromes,
+// (uverbs/verbstest) runs on it, in process and over UDP. Captures of all opcodes
+// are read by tshark, which finds the fields of what was posted; it does not verify
+// the ICRC, which is checked by code that has been tried on packets of hardware
+// (internal/roce). Vendor syndromes,
 // timing below a timer's granularity and the order of events of different
 // objects are not those of hardware.
 package mlx5sim
