@@ -153,6 +153,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		RingDepth: opt.ringDepth, SendDepth: opt.sendDepth, MaxReads: opt.maxReads,
 		RdAtomic: uint8(max(1, min(dev.MaxQPRdAtomic, dev.MaxQPInitRdAtomic, 16))),
 		MaxRead:  port.MaxMsgSize,
+		Break:    opt.faults.breaker(),
 		Memory:   ep.mem.small,
 	})
 	if err != nil {

@@ -7,6 +7,7 @@ import "sync/atomic"
 // happens when a session manager dies rpctest.Process.Kill shows.
 type Faults struct {
 	drop    atomic.Int64
+	breaks  atomic.Int64
 	resolve atomic.Pointer[resolveFault]
 }
 
@@ -21,6 +22,10 @@ func (f *Faults) Drop(n int) { f.drop.Add(int64(n)) }
 
 // Dropping returns how many datagrams are still to be thrown away.
 func (f *Faults) Dropping() int { return int(f.drop.Load()) }
+
+// BreakReads has the RC connection break under the next n RDMA READs that the
+// endpoint posts, on top of those that are to break already.
+func (f *Faults) BreakReads(n int) { f.breaks.Add(int64(n)) }
 
 // FailResolution has the next n resolutions of a peer's address fail with err,
 // at either end of a session. It replaces what was set before.
@@ -38,16 +43,27 @@ func (f *Faults) dropper() func() bool {
 	if f == nil {
 		return nil
 	}
-	return func() bool {
-		if f.drop.Load() <= 0 {
-			return false
-		}
-		if f.drop.Add(-1) < 0 { // another endpoint was faster
-			f.drop.Add(1)
-			return false
-		}
-		return true
+	return func() bool { return takeOne(&f.drop) }
+}
+
+// breaker returns the transport's hook, nil without faults.
+func (f *Faults) breaker() func() bool {
+	if f == nil {
+		return nil
 	}
+	return func() bool { return takeOne(&f.breaks) }
+}
+
+// takeOne takes one of what n counts, if there is any.
+func takeOne(n *atomic.Int64) bool {
+	if n.Load() <= 0 {
+		return false
+	}
+	if n.Add(-1) < 0 { // another endpoint was faster
+		n.Add(1)
+		return false
+	}
+	return true
 }
 
 // resolution returns the error that the next resolution is to fail with.

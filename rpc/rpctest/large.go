@@ -48,6 +48,24 @@ var largeTests = []test{
 		data := random(64<<20, 79)
 		e.expect(s, ep, TypeChecksum, data, Checksum(data))
 	}},
+	{"BrokenConnectionIsReplaced", nil, func(e *env) {
+		// Sessions and messages outlive the RC connection that they use.
+		var f rpc.Faults
+		srv := e.server(ServerConfig{})
+		ep := e.client(rpc.WithFaults(&f))
+		e.run(ep)
+		s := e.connect(ep, srv.URI(), 1)
+		for i := range 3 {
+			f.BreakReads(1)
+			data := random(3<<20+i, uint32(i))
+			e.expect(s, ep, TypeEcho, data, data)
+		}
+		st, err := ep.Stats(e.ctx)
+		e.must(err)
+		if st.Repairs != 3 || s.Err() != nil {
+			e.Errorf("%d repairs; session: %v", st.Repairs, s.Err())
+		}
+	}},
 	{"ConcurrentLargeRequests", nil, func(e *env) {
 		ep, s := e.pair()
 		var reqs []*rpc.Request

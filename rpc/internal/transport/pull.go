@@ -172,6 +172,9 @@ func (t *Transport) postChunk(e *engine.Engine, now int64, x *pull) {
 	t.readSGE[0] = uverbs.SGE{Addr: x.read.Local + x.posted, Length: uint32(n), LKey: x.read.LKey}
 	t.readWR[0] = uverbs.SendWR{WRID: readBit | uint64(x.index), Opcode: uverbs.WRRDMARead, Flags: uverbs.SendSignaled,
 		SGList: t.readSGE[:], RemoteAddr: x.read.Remote + x.posted, RKey: x.read.RKey}
+	if t.cfg.Break != nil && t.cfg.Break() {
+		_ = p.conn.stop()
+	}
 	if _, err := p.conn.qp.PostSend(t.readWR[:]); err != nil {
 		x.broke, x.conn = true, p.conn
 		t.breakConn(p, p.conn, fmt.Errorf("post RDMA READ: %w", err))

@@ -33,6 +33,7 @@ type Config struct {
 	MaxReads  int             // RDMA READs in flight, of all peers together
 	RdAtomic  uint8           // RDMA READs in flight per QP, by the device's limit
 	MaxRead   uint32          // bytes of one RDMA READ, by the port's limit; 0 is no limit
+	Break     func() bool     // says whether a READ is to break its connection; may be nil
 	Memory    *msgbuf.Pool    // local-only memory for ring and headers
 }
 
