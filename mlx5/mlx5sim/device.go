@@ -109,6 +109,9 @@ func (d *Device) start() error {
 	defer d.fab.mu.Unlock()
 	if err != nil {
 		d.fab.leave(d)
+		if errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return fmt.Errorf("mlx5sim: %s is no address of this host; take one that it has, or 127.x.y.z: %w", d.addr, err)
+		}
 		return fmt.Errorf("mlx5sim: link of %s: %w", d.addr, err)
 	}
 	d.link = l

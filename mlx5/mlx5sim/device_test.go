@@ -29,6 +29,20 @@ func TestNewRefusesBadOptions(t *testing.T) {
 	}
 }
 
+func TestAddressOfAnotherHostIsNamed(t *testing.T) {
+	d, err := New(WithAddr(netip.MustParseAddr("203.0.113.7"))) // TEST-NET-3: nobody's
+	if err == nil {
+		d.Close()
+		t.Skip("this host binds any address (net.ipv4.ip_nonlocal_bind)")
+	}
+	if !strings.Contains(err.Error(), "203.0.113.7") {
+		t.Errorf("%v", err)
+	}
+	if runtime.GOOS == "linux" && (!errors.Is(err, syscall.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "no address of this host")) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAddressesAreUniqueInAFabric(t *testing.T) {
 	fab := NewFabric()
 	a := testDevice(t, fab, "10.1.2.3")
