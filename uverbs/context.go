@@ -155,7 +155,7 @@ func (c *Context) QueryPort(port uint8) (*PortAttr, error) {
 	cmd.Const(abi.UVERBS_ATTR_QUERY_PORT_PORT_NUM, uint64(port))
 	cmd.Out(abi.UVERBS_ATTR_QUERY_PORT_RESP, kernel.Bytes(out))
 	if err := c.run(cmd); err != nil {
-		return nil, opError("query", fmt.Sprintf("port %d of %s", port, c.dev.Name()), err)
+		return nil, portError(port, c.dev, err)
 	}
 	p := &out.Legacy_resp
 	return &PortAttr{

@@ -70,6 +70,15 @@ func openError(d *Device, err error) error {
 	return e
 }
 
+// portError adds to the kernel's EINVAL that it means the number.
+func portError(port uint8, d *Device, err error) error {
+	e := &Error{Op: "query", Object: fmt.Sprintf("port %d of %s", port, d.Name()), Hint: hint(err), Err: err}
+	if errors.Is(err, syscall.EINVAL) {
+		e.Hint = "the device has no port of this number; the first is 1, and most devices have no other"
+	}
+	return e
+}
+
 // mrHint says why n bytes could not be registered.
 func mrHint(err error, n uint64, access AccessFlags) string {
 	const remoteWrite = AccessRemoteWrite | AccessRemoteAtomic
