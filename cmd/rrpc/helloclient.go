@@ -20,6 +20,10 @@ const (
 
 	helloText = "hello over RDMA!" // 16 bytes
 	seed      = 20240607
+
+	// connectPatience is how long a server that does not answer is asked. One
+	// that is there answers at once, or to one of the repetitions.
+	connectPatience = 10 * time.Second
 )
 
 // runClient calls the server at uri and checks every answer.
@@ -51,7 +55,9 @@ func (f *helloFlags) runClient(ctx context.Context, uri string, stdout io.Writer
 		return err
 	}
 	defer func() { err = errors.Join(err, ep.Close()) }()
-	sess, err := ep.Connect(ctx, uri, frontID)
+	connectCtx, cancel := context.WithTimeout(ctx, connectPatience)
+	sess, err := ep.Connect(connectCtx, uri, frontID)
+	cancel()
 	if err != nil {
 		return err
 	}
