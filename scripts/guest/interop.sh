@@ -32,7 +32,7 @@ interop_jobs() {
 		-netdev "user,id=tcp"
 		-device "virtio-net-pci,netdev=tcp,mac=52:54:00:09:00:02,romfile="
 	)
-	job interop 85 <<-END
+	job interop 88 <<-END
 		set -e
 		for d in /sys/class/net/*; do
 			case \$(cat \$d/address) in

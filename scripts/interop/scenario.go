@@ -16,6 +16,7 @@ type party struct {
 	ah     *uverbs.AH
 	peer   params
 	start  counts // of the device, when the scenario began
+	loss   bool   // packets get lost
 }
 
 // params is what one half tells the other.
@@ -56,7 +57,7 @@ var steps = []step{
 // runScenario runs all steps with the other half. With loss, those that must
 // work where packets get lost.
 func runScenario(h *half, t *talk, loss bool, log io.Writer) error {
-	p := &party{half: h, talk: t}
+	p := &party{half: h, talk: t, loss: loss}
 	var err error
 	if p.start, err = h.count(); err != nil {
 		return err
@@ -140,7 +141,8 @@ func (p *party) pair(change func(l *link)) (*uverbs.QP, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := link{gid: peer.GID, qpn: peer.RC, psn: peer.PSN, own: psn, mtu: min(peer.MTU, p.mtu), reads: 4, timeout: 14, retries: 7}
+	// 0.27 s: an emulated machine on a busy one is away for that long.
+	l := link{gid: peer.GID, qpn: peer.RC, psn: peer.PSN, own: psn, mtu: min(peer.MTU, p.mtu), reads: 4, timeout: 16, retries: 7}
 	change(&l)
 	if err := p.connectRC(qp, l); err != nil {
 		return nil, err
@@ -148,9 +150,13 @@ func (p *party) pair(change func(l *link)) (*uverbs.QP, error) {
 	return qp, p.meet("connected")
 }
 
-// sizes of messages: around the edges of packets, and large ones.
+// sizes of messages: around the edges of packets, and large ones. Where each
+// lost packet may cost a timeout they are fewer.
 func (p *party) sizes() []int {
 	mtu := min(p.mtu, p.peer.MTU).Bytes()
+	if p.loss {
+		return []int{0, mtu + 1, 65536, largest}
+	}
 	return []int{0, 1, 2, 3, 4, mtu - 1, mtu, mtu + 1, 2 * mtu, 3*mtu + 5, 16*mtu - 3, 65536, 300_001, largest}
 }
 
