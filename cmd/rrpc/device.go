@@ -101,11 +101,11 @@ func (f *deviceFlags) open(near netip.Addr) (*opened, error) {
 		return f.openReal(d, "asked for")
 	}
 	list, err := uverbs.Devices()
+	if errors.Is(err, uverbs.ErrNoDevice) {
+		return f.openSim(near, "no RDMA device here; rrpc devices says why")
+	}
 	if err != nil {
 		return f.openSim(near, err.Error())
-	}
-	if len(list) == 0 {
-		return f.openSim(near, "this machine has no RDMA device")
 	}
 	var reasons []string
 	for _, d := range list {

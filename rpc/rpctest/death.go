@@ -2,6 +2,9 @@ package rpctest
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"time"
 
 	"github.com/rrppcc-go/rrppcc/rpc"
@@ -9,6 +12,16 @@ import (
 
 // mortal makes deaths noticed soon, yet not by a stall of a slow machine.
 var mortal = ProcessConfig{Heartbeat: 50 * time.Millisecond, DeadAfter: time.Second}
+
+// reborn is mortal at an address of its own, where the system has more than one
+// loopback address: so nobody takes the port between a death and a restart.
+func reborn() ProcessConfig {
+	c := mortal
+	if runtime.GOOS == "linux" {
+		c.URI = fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(250), rand.IntN(250), 1+rand.IntN(250))
+	}
+	return c
+}
 
 var deathTests = []test{
 	{"RequestsOfADeadPeerFail", nil, func(e *env) {
@@ -40,7 +53,7 @@ var deathTests = []test{
 		}
 	}},
 	{"RestartedPeerIsReachedAgain", nil, func(e *env) {
-		srv := e.server(ServerConfig{ProcessConfig: mortal})
+		srv := e.server(ServerConfig{ProcessConfig: reborn()})
 		ep := e.endpoint(e.process(mortal), 1)
 		old := e.connect(ep, srv.URI(), 1)
 		data := random(20_000, 1)

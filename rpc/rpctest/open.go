@@ -149,7 +149,7 @@ var openTests = []test{
 	{"OpenReachesAPeerThatIsRestarted", nil, func(e *env) {
 		// The session to the dead process fails; one opened before the new
 		// process is there comes up with it, and carries what was queued.
-		srv := e.server(ServerConfig{ProcessConfig: mortal})
+		srv := e.server(ServerConfig{ProcessConfig: reborn()})
 		ep := e.endpoint(e.process(mortal), 1)
 		e.run(ep)
 		old := e.connect(ep, srv.URI(), 1)
