@@ -9,7 +9,7 @@
 #   scripts/kerneltest.sh --exec 'rrpc devices'     a shell command; busybox, ip, rdma, tc, rrpc are there
 #
 #   --kernel V     6.1 (the default), 6.12, newest (of Debian's backports), or all,
-#                  which is 6.1, and 6.12 if it can be had
+#                  which is 6.1, and 6.12 if it can be had, without the jobs that it names
 #   --run REGEX    of the standard jobs, those whose name matches
 #   --list         the names of the standard jobs
 #   --test PKG     may be given several times; words after -- go to the test binaries
@@ -26,7 +26,7 @@
 #   --update       look for newer kernel and program packages
 #
 # Everything that is downloaded or built lies in .cache/kerneltest; the kernel's
-# console goes to console-VERSION.log there, all that the jobs wrote to
+# console goes to console-VERSION.log there (-server and -client of two guests), what the jobs wrote to
 # output-VERSION.log. In the guest, /src/PKG holds each package's testdata and is
 # the working directory of its tests. RRPC_GUEST=1 says where they are, RRPC_DEVICE
 # and RRPC_DEVICE2 name rxe0 (10.7.0.1) and rxe1 (10.7.0.2), the two ends of a veth
