@@ -557,7 +557,6 @@ main() {
 		had+=("$version")
 		if ((${#had[@]} > 1)); then
 			spare 'rpc-loss-*' "takes as long as all others together, and Linux ${had[0]} has run it"
-			spare interop "rxe's completer on 6.12 warns about itself, and stops, now and then while packets are lost on purpose"
 		fi
 		((jobs == 0)) || all_jobs "$version" || worst $?
 	done

@@ -20,7 +20,7 @@ import (
 // request is what the guest wants of the host.
 type request struct {
 	Scenario bool
-	Loss     bool
+	Loss     loss
 	PingPong *pingpong
 }
 
@@ -126,7 +126,7 @@ func (h *host) handle(t *talk) (err error) {
 		return err
 	}
 	before := h.dev.Stats()
-	h.faults.set(r.Loss)
+	h.faults.set(r.Loss != noLoss)
 	switch {
 	case r.Scenario:
 		err = h.scenario(t, r.Loss)
@@ -142,7 +142,7 @@ func (h *host) handle(t *talk) (err error) {
 	if bad, was := now.Drops, before.Drops; bad.BadICRC != was.BadICRC || bad.Malformed != was.Malformed {
 		err = errors.Join(err, fmt.Errorf("%d packets with a bad ICRC, %d malformed", bad.BadICRC-was.BadICRC, bad.Malformed-was.Malformed))
 	}
-	if r.Loss && (lost == 0 || odd == 0) {
+	if r.Loss != noLoss && (lost == 0 || odd == 0) {
 		err = errors.Join(err, errors.New("no frame was lost, or none late"))
 	}
 	var a answer
@@ -169,8 +169,8 @@ func (h *host) open(f func(*half) error) error {
 	return errors.Join(f(half), half.Close(), ctx.Close())
 }
 
-func (h *host) scenario(t *talk, loss bool) error {
-	return h.open(func(half *half) error { return runScenario(half, t, loss, io.Discard) })
+func (h *host) scenario(t *talk, l loss) error {
+	return h.open(func(half *half) error { return runScenario(half, t, l, io.Discard) })
 }
 
 // pingpong plays with a program whose TCP connection comes in at a port of its

@@ -58,16 +58,16 @@ func twoHosts(t *testing.T) (hosts [2]*host, log *bytes.Buffer) {
 
 // askSecond runs the scenario: the second host answers a guest, of whose device the
 // first one takes the place.
-func askSecond(t *testing.T, hosts [2]*host, loss bool) error {
+func askSecond(t *testing.T, hosts [2]*host, l loss) error {
 	here, there := tcpPair(t)
 	var wg sync.WaitGroup
 	var answered error
 	wg.Go(func() { answered = hosts[1].handle(newTalk(there)) })
 	talk := newTalk(here)
-	err := talk.tell(request{Scenario: true, Loss: loss})
+	err := talk.tell(request{Scenario: true, Loss: l})
 	if err == nil {
 		var out bytes.Buffer
-		err = errors.Join(hosts[0].open(func(h *half) error { return runScenario(h, talk, loss, &out) }), talk.verdict())
+		err = errors.Join(hosts[0].open(func(h *half) error { return runScenario(h, talk, l, &out) }), talk.verdict())
 		t.Log(out.String())
 	}
 	here.Close()
@@ -76,9 +76,9 @@ func askSecond(t *testing.T, hosts [2]*host, loss bool) error {
 }
 
 func TestSimulatedDevicesInterOperate(t *testing.T) {
-	for _, loss := range []bool{false, true} {
+	for _, l := range []loss{noLoss, queueLoss} {
 		hosts, log := twoHosts(t)
-		if err := askSecond(t, hosts, loss); err != nil {
+		if err := askSecond(t, hosts, l); err != nil {
 			t.Error(err)
 		}
 		t.Log(log)
