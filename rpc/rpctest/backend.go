@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	_ "github.com/rrppcc-go/rrppcc/mlx5" // the simulated and real ConnectX need their provider
@@ -46,6 +47,9 @@ const (
 // ProcessConfig says how a process is to be made. The zero value will do.
 type ProcessConfig struct {
 	URI string // of the session manager; empty: 127.0.0.1 and any port
+	// Rebind is how long to try for the port of a process that has just died: the
+	// kernel may hold a killed process's sockets for a moment after it was reaped.
+	Rebind time.Duration
 	// Heartbeat and DeadAfter are the session manager's, 0 its defaults.
 	Heartbeat, DeadAfter time.Duration
 }
@@ -81,6 +85,10 @@ func (p *Process) listen(uri string, cfg ProcessConfig) error {
 		return err
 	}
 	sock, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+	for end := time.Now().Add(cfg.Rebind); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+		sock, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
+	}
 	if err != nil {
 		return err
 	}

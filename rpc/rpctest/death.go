@@ -61,7 +61,7 @@ var deathTests = []test{
 		e.run(ep)
 		e.must(srv.Kill())
 		at := mortal
-		at.URI = srv.URI()
+		at.URI, at.Rebind = srv.URI(), 10*time.Second
 		e.server(ServerConfig{ProcessConfig: at})
 		s := e.connect(ep, at.URI, 1)
 		e.expect(s, ep, TypeReverse, data, reversed(data))

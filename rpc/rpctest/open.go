@@ -164,7 +164,7 @@ var openTests = []test{
 			}
 			next, r := send()
 			at := mortal
-			at.URI = srv.URI()
+			at.URI, at.Rebind = srv.URI(), 10*time.Second
 			again := e.server(ServerConfig{ProcessConfig: at})
 			var refused *nexus.RefusedError
 			for errors.As(e.wait(r), &refused) { // the process is there, its endpoint not yet
