@@ -17,7 +17,7 @@ interop_jobs() {
 	# removes it.
 	dir=$(mktemp -d /tmp/interop.XXXXXX)
 	mkfifo "$dir/hold"
-	# KERNELTEST_PCAP names a file for the frames.
+	# KERNELTEST_PCAP names a file for the packets.
 	"$work/interop" host -dir "$dir" -pcap "${KERNELTEST_PCAP:-}" <"$dir/hold" >"$cache/interop.log" 2>&1 {lock}>&- &
 	interop_pid=$!
 	exec {interop_hold}>"$dir/hold" # it lives as long as this script

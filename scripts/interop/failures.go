@@ -29,7 +29,7 @@ func (p *party) failing(active bool, change func(l *link), recvBytes int, wr uve
 		if err := post(qp, wr); err != nil {
 			return err
 		}
-		wc, err := take(p.sendCQ, 1)
+		wc, err := p.sendCQ.take(1)
 		if err != nil {
 			return err
 		}
@@ -37,7 +37,7 @@ func (p *party) failing(active bool, change func(l *link), recvBytes int, wr uve
 			return fmt.Errorf("completion %+v (%v), want one of %v", wc[0], wc[0].Status, want)
 		}
 	} else if len(wantRecv) > 0 {
-		wc, err := take(p.recvCQ, 1)
+		wc, err := p.recvCQ.take(1)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -34,14 +35,20 @@ type half struct {
 	gid    uverbs.GIDEntry
 	mtu    uverbs.MTU
 	pd     *uverbs.PD
-	sendCQ *uverbs.CQ
-	recvCQ *uverbs.CQ
+	sendCQ queue
+	recvCQ queue
 	mr     *uverbs.MR
 
 	// count reads the device's counters.
 	count func() (counts, error)
 
 	closers []func() error
+}
+
+// queue is a CQ with its channel.
+type queue struct {
+	cq *uverbs.CQ
+	ch *uverbs.CompChannel
 }
 
 // counts are what a device has counted so far.
@@ -85,11 +92,15 @@ func openHalf(ctx *uverbs.Context) (_ *half, err error) {
 		return nil, err
 	}
 	h.closers = append(h.closers, h.mr.Close)
-	for _, cq := range []**uverbs.CQ{&h.sendCQ, &h.recvCQ} {
-		if *cq, err = ctx.CreateCQ(&uverbs.CQInitAttr{Depth: 4 * depth}); err != nil {
+	for _, q := range []*queue{&h.sendCQ, &h.recvCQ} {
+		if q.ch, err = ctx.CreateCompChannel(); err != nil {
 			return nil, err
 		}
-		h.closers = append(h.closers, (*cq).Close)
+		h.closers = append(h.closers, q.ch.Close)
+		if q.cq, err = ctx.CreateCQ(&uverbs.CQInitAttr{Depth: 4 * depth, Channel: q.ch}); err != nil {
+			return nil, err
+		}
+		h.closers = append(h.closers, q.cq.Close)
 	}
 	return h, nil
 }
@@ -106,7 +117,7 @@ func (h *half) Close() error {
 
 // createQP makes a QP that is closed with the half.
 func (h *half) createQP(typ uverbs.QPType) (*uverbs.QP, error) {
-	qp, err := h.pd.CreateQP(&uverbs.QPInitAttr{Type: typ, SendCQ: h.sendCQ, RecvCQ: h.recvCQ,
+	qp, err := h.pd.CreateQP(&uverbs.QPInitAttr{Type: typ, SendCQ: h.sendCQ.cq, RecvCQ: h.recvCQ.cq,
 		Cap: uverbs.QPCap{MaxSendWR: depth, MaxRecvWR: depth, MaxSendSGE: 3, MaxRecvSGE: 3, MaxInline: 64}})
 	if err == nil {
 		h.closers = append(h.closers, qp.Close)
@@ -172,9 +183,9 @@ func recv(qp *uverbs.QP, id uint64, sges ...uverbs.SGE) error {
 	return err
 }
 
-// until polls until done answers true.
+// until asks now and then until done answers true.
 func until(what string, done func() (bool, error)) error {
-	for deadline := time.Now().Add(patience); ; runtime.Gosched() {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		if ok, err := done(); ok || err != nil {
 			return err
 		}
@@ -184,24 +195,46 @@ func until(what string, done func() (bool, error)) error {
 	}
 }
 
+// spins is how often a queue is polled before its channel is waited for: the
+// other machine needs the processor, too.
+const spins = 100
+
 // take waits for n completions.
-func take(cq *uverbs.CQ, n int) ([]uverbs.WC, error) {
+func (q *queue) take(n int) ([]uverbs.WC, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
 	wc := make([]uverbs.WC, n)
 	got := 0
-	err := until(fmt.Sprintf("%d completions", n), func() (bool, error) {
-		k, err := cq.Poll(wc[got:])
+	poll := func() error {
+		k, err := q.cq.Poll(wc[got:])
 		got += k
-		return got == n, err
-	})
-	if err != nil && got > 0 {
-		err = fmt.Errorf("%w; came: %+v", err, wc[:got])
+		return err
 	}
-	return wc, err
+	for i := 0; got < n; i++ {
+		if err := poll(); err != nil {
+			return nil, err
+		}
+		if i%spins < spins-1 || got == n {
+			runtime.Gosched()
+			continue
+		}
+		// What came before the queue was armed raises no event.
+		if err := errors.Join(q.cq.Arm(false), poll()); err != nil {
+			return nil, err
+		}
+		if got == n {
+			break
+		}
+		if _, err := q.ch.Wait(ctx); err != nil {
+			return nil, fmt.Errorf("%d of %d completions in %v: %w; came: %+v", got, n, patience, err, wc[:got])
+		}
+	}
+	return wc, nil
 }
 
 // sent waits for the success of work request id.
 func (h *half) sent(id uint64, op uverbs.WCOpcode) error {
-	wc, err := take(h.sendCQ, 1)
+	wc, err := h.sendCQ.take(1)
 	if err == nil && (wc[0].Status != uverbs.WCSuccess || wc[0].WRID != id || wc[0].Opcode != op) {
 		err = fmt.Errorf("completion %+v (%v), want success of work request %d, a %v", wc[0], wc[0].Status, id, op)
 	}
@@ -210,8 +243,11 @@ func (h *half) sent(id uint64, op uverbs.WCOpcode) error {
 
 // received waits for a message of n bytes in receive id.
 func (h *half) received(id uint64, op uverbs.WCOpcode, n int) (uverbs.WC, error) {
-	wc, err := take(h.recvCQ, 1)
-	if err == nil && (wc[0].Status != uverbs.WCSuccess || wc[0].WRID != id || wc[0].Opcode != op || int(wc[0].ByteLen) != n) {
+	wc, err := h.recvCQ.take(1)
+	if err != nil {
+		return uverbs.WC{}, err
+	}
+	if wc[0].Status != uverbs.WCSuccess || wc[0].WRID != id || wc[0].Opcode != op || int(wc[0].ByteLen) != n {
 		err = fmt.Errorf("completion %+v (%v), want success of receive %d, a %v of %d bytes", wc[0], wc[0].Status, id, op, n)
 	}
 	return wc[0], err

@@ -33,20 +33,18 @@ type answer struct {
 
 // host is a simulated device on a segment that the guest is on, too.
 type host struct {
-	dev    *mlx5sim.Device
-	faults *faults
-	log    io.Writer
+	dev *mlx5sim.Device
+	log io.Writer
 }
 
 // newHost makes the device. It closes frames.
-func newHost(frames io.ReadWriteCloser, addr netip.Addr, log io.Writer) (*host, error) {
-	h := &host{faults: newFaults(frames), log: log}
-	var err error
-	h.dev, err = mlx5sim.New(mlx5sim.WithEthernet(h.faults), mlx5sim.WithAddr(addr), mlx5sim.WithFabric(mlx5sim.NewFabric()))
+func newHost(frames io.ReadWriteCloser, addr netip.Addr, log io.Writer, opts ...mlx5sim.Option) (*host, error) {
+	opts = append(opts, mlx5sim.WithEthernet(frames), mlx5sim.WithAddr(addr), mlx5sim.WithFabric(mlx5sim.NewFabric()))
+	dev, err := mlx5sim.New(opts...)
 	if err != nil {
 		return nil, errors.Join(err, frames.Close())
 	}
-	return h, nil
+	return &host{dev: dev, log: log}, nil
 }
 
 func (h *host) Close() error { return h.dev.Close() }
@@ -55,22 +53,26 @@ func hostMain(args []string) error {
 	flags := flag.NewFlagSet("interop host", flag.ExitOnError)
 	dir := flags.String("dir", "", "`directory` for the sockets host and guest, and for the file port, which tells the TCP port; it is removed at the end")
 	addr := flags.String("addr", "10.9.0.1", "`address` of the simulated device")
-	pcap := flags.String("pcap", "", "`file` for all frames")
+	pcap := flags.String("pcap", "", "`file` for all packets")
 	flags.Parse(args)
 	a, err := netip.ParseAddr(*addr)
 	if err != nil {
 		return err
 	}
-	var frames io.ReadWriteCloser
-	if frames, err = listenDgram(filepath.Join(*dir, "host"), filepath.Join(*dir, "guest")); err != nil {
-		return err
-	}
+	var opts []mlx5sim.Option
 	if *pcap != "" {
-		if frames, err = newCapture(frames, *pcap); err != nil {
+		f, err := os.Create(*pcap)
+		if err != nil {
 			return err
 		}
+		defer f.Close()
+		opts = append(opts, mlx5sim.WithPcap(f))
 	}
-	h, err := newHost(frames, a, os.Stderr)
+	frames, err := listenDgram(filepath.Join(*dir, "host"), filepath.Join(*dir, "guest"))
+	if err != nil {
+		return err
+	}
+	h, err := newHost(frames, a, os.Stderr, opts...)
 	if err != nil {
 		return err
 	}
@@ -126,7 +128,9 @@ func (h *host) handle(t *talk) (err error) {
 		return err
 	}
 	before := h.dev.Stats()
-	h.faults.set(r.Loss != noLoss)
+	if err := h.lose(r.Loss); err != nil {
+		return errors.Join(err, t.tell(answer{Err: err.Error()}))
+	}
 	switch {
 	case r.Scenario:
 		err = h.scenario(t, r.Loss)
@@ -135,21 +139,36 @@ func (h *host) handle(t *talk) (err error) {
 	default:
 		err = errors.New("the request is for nothing")
 	}
-	lost, odd := h.faults.set(false)
+	err = errors.Join(err, h.lose(noLoss))
 	now := h.dev.Stats()
-	fmt.Fprintf(h.log, "interop host: %d packets received, all ICRCs checked, %d sent, %d again; %d frames lost on purpose, %d repeated or late; %+v\n",
-		now.RxPackets-before.RxPackets, now.TxPackets-before.TxPackets, now.Retransmits-before.Retransmits, lost, odd, now)
-	if bad, was := now.Drops, before.Drops; bad.BadICRC != was.BadICRC || bad.Malformed != was.Malformed {
+	bad, was := now.Drops, before.Drops
+	out, in := now.FaultsOut, now.FaultsIn
+	lost := out.Lost + in.Lost - before.FaultsOut.Lost - before.FaultsIn.Lost
+	odd := out.Duplicated + in.Duplicated + out.Reordered + in.Reordered -
+		before.FaultsOut.Duplicated - before.FaultsIn.Duplicated - before.FaultsOut.Reordered - before.FaultsIn.Reordered
+	fmt.Fprintf(h.log, "interop host: %d packets received, %d with a bad ICRC; %d sent, %d of them again; %d lost on purpose, %d repeated or late\n",
+		now.RxPackets-before.RxPackets, bad.BadICRC-was.BadICRC, now.TxPackets-before.TxPackets, now.Retransmits-before.Retransmits, lost, odd)
+	if bad.BadICRC != was.BadICRC || bad.Malformed != was.Malformed {
 		err = errors.Join(err, fmt.Errorf("%d packets with a bad ICRC, %d malformed", bad.BadICRC-was.BadICRC, bad.Malformed-was.Malformed))
 	}
 	if r.Loss != noLoss && (lost == 0 || odd == 0) {
-		err = errors.Join(err, errors.New("no frame was lost, or none late"))
+		err = errors.Join(err, errors.New("no packet was lost, or none late"))
 	}
 	var a answer
 	if err != nil {
 		a.Err = err.Error()
 	}
 	return errors.Join(err, t.tell(a))
+}
+
+// lose sets what happens to packets on purpose.
+func (h *host) lose(l loss) error {
+	var f mlx5sim.Faults
+	if l != noLoss {
+		f = mlx5sim.Faults{Loss: 0.02, Duplicate: 0.01, Reorder: 0.01}
+	}
+	_, err := h.dev.SetFaults(mlx5sim.BothWays, f, 1)
+	return err
 }
 
 // open makes a half on the device and hands it to f.
