@@ -21,8 +21,7 @@
 // Devices of one [Fabric] reach each other directly and run to completion on
 // the goroutine that rings the doorbell. Devices of different processes reach
 // each other by their IP address, over UDP or, with [WithEthernet], in Ethernet
-// frames; [InProcess] leaves the network out, which
-// tests in virtual time need.
+// frames; [InProcess] leaves the network out, which tests in virtual time need.
 //
 // # Ownership and concurrency
 //
