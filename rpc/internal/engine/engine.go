@@ -158,21 +158,23 @@ func (e *Engine) Receive(now int64, burst []Rx) {
 			e.Stats.DropFault++
 			continue
 		}
-		h, ok := ParseHeader(rx.Data)
-		if !ok {
-			if len(rx.Data) < HeaderBytes {
-				e.Stats.DropShort++
-			} else {
-				e.Stats.DropVersion++
-			}
+		if len(rx.Data) < HeaderBytes {
+			e.Stats.DropShort++
 			continue
 		}
-		if int(h.Session) >= len(e.sessions) || e.sessions[h.Session] == nil {
+		w0, w1 := headerWords(rx.Data)
+		if !headerOK(w0) {
+			e.Stats.DropVersion++
+			continue
+		}
+		h := headerOf(w0, w1)
+		index := uint32(w0 >> 32) // not from h, which is in memory
+		if int(index) >= len(e.sessions) || e.sessions[index] == nil {
 			e.Stats.DropSession++
 			continue
 		}
-		s := e.sessions[h.Session]
-		if h.Token != s.token || rx.SrcQPN != s.peerQPN || !s.up {
+		s := e.sessions[index]
+		if uint32(w1) != s.token || rx.SrcQPN != s.peerQPN || !s.up {
 			e.Stats.DropToken++
 			continue
 		}
@@ -354,8 +356,7 @@ func (e *Engine) push(s *Session, kind Kind, typ, slot uint8, seq uint32) *Tx {
 	}
 	tx := &e.Tx[n]
 	tx.Dest, tx.Token, tx.HeadLen, tx.Data = s.dest, 0, HeaderBytes, Mem{}
-	h := Header{Kind: kind, Type: typ, Slot: slot, Session: s.remote, Token: s.remoteToken, Seq: seq}
-	h.Put((*[HeaderBytes]byte)(tx.Head[:]))
+	putHeader((*[HeaderBytes]byte)(tx.Head[:]), kind, typ, slot, s.remote, s.remoteToken, seq)
 	e.Stats.TxDatagrams++
 	return tx
 }

@@ -76,8 +76,14 @@ type Header struct {
 
 // Put writes the header to b.
 func (h *Header) Put(b *[HeaderBytes]byte) {
-	binary.LittleEndian.PutUint64(b[0:], uint64(Version<<4|h.Kind)|uint64(h.Type)<<8|uint64(h.Slot)<<16|uint64(h.Session)<<32)
-	binary.LittleEndian.PutUint64(b[8:], uint64(h.Token)|uint64(h.Seq)<<32)
+	putHeader(b, h.Kind, h.Type, h.Slot, h.Session, h.Token, h.Seq)
+}
+
+// putHeader is Put for what is in registers: a Header that is made for it is
+// stored field by field and read back at once, which costs more than the rest.
+func putHeader(b *[HeaderBytes]byte, kind Kind, typ, slot uint8, session, token, seq uint32) {
+	binary.LittleEndian.PutUint64(b[0:], uint64(Version<<4|kind)|uint64(typ)<<8|uint64(slot)<<16|uint64(session)<<32)
+	binary.LittleEndian.PutUint64(b[8:], uint64(token)|uint64(seq)<<32)
 }
 
 // ParseHeader reads a header. It reports false for another version, an unknown
@@ -86,8 +92,24 @@ func ParseHeader(b []byte) (h Header, ok bool) {
 	if len(b) < HeaderBytes {
 		return h, false
 	}
-	w0, w1 := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
-	h = Header{
+	w0, w1 := headerWords(b)
+	return headerOf(w0, w1), headerOK(w0)
+}
+
+// headerWords are the first 16 bytes of b.
+func headerWords(b []byte) (w0, w1 uint64) {
+	return binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:HeaderBytes])
+}
+
+// headerOK says whether the first word is of our version and a kind that there
+// is.
+func headerOK(w0 uint64) bool {
+	kind := Kind(w0 & 0xf)
+	return w0>>4&0xf == Version && w0>>24&0xff == 0 && kind != 0 && kind < kindEnd
+}
+
+func headerOf(w0, w1 uint64) Header {
+	return Header{
 		Kind:    Kind(w0 & 0xf),
 		Type:    uint8(w0 >> 8),
 		Slot:    uint8(w0 >> 16),
@@ -95,7 +117,6 @@ func ParseHeader(b []byte) (h Header, ok bool) {
 		Token:   uint32(w1),
 		Seq:     uint32(w1 >> 32),
 	}
-	return h, w0>>4&0xf == Version && w0>>24&0xff == 0 && h.Kind != 0 && h.Kind < kindEnd
 }
 
 // Control says where a large message lies, little-endian:
