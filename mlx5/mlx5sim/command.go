@@ -88,6 +88,11 @@ func (f *file) Ioctl(cmd []byte) error {
 	fab := f.dev.fab
 	fab.mu.Lock()
 	defer fab.mu.Unlock()
+	return f.command(cmd)
+}
+
+// command is Ioctl for who holds fab.mu.
+func (f *file) command(cmd []byte) error {
 	if f.closed {
 		return syscall.EBADF
 	}

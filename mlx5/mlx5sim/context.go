@@ -93,20 +93,27 @@ func (c *call) getContext() error {
 		c.putUHW(resp[:outLen])); err != nil {
 		return err
 	}
-	f.ready, f.cqeVersion, f.dynUAR = true, cqeVersion, dyn
+	f.dynUAR = dyn
 	if !dyn {
-		f.bfregs, f.lowLatency = make([]uint32, total), int(low)
 		for range total / bfregsPerPage {
-			f.newUAR()
+			if _, err := f.newUAR(); err != nil {
+				f.dropUARs()
+				return err
+			}
 		}
+		f.bfregs, f.lowLatency = make([]uint32, total), int(low)
 	}
+	f.ready, f.cqeVersion = true, cqeVersion
 	return nil
 }
 
 // asyncEventAlloc answers UVERBS_METHOD_ASYNC_EVENT_ALLOC. The file's first
 // async event file gets the events of all its objects.
 func (c *call) asyncEventAlloc() error {
-	e := c.f.newEventFile(true)
+	e, err := c.newEvents(true)
+	if err != nil {
+		return err
+	}
 	if c.f.async == nil {
 		c.f.async = e
 	}
@@ -116,7 +123,13 @@ func (c *call) asyncEventAlloc() error {
 
 // createCompChannel answers CREATE_COMP_CHANNEL.
 func (c *call) createCompChannel() error {
-	e := c.f.newEventFile(false)
+	if a := c.arg(attrCoreOut); !c.f.dma.Mapped(a.data, 4) {
+		return syscall.EFAULT // before the program has a descriptor that nobody told it of
+	}
+	e, err := c.newEvents(false)
+	if err != nil {
+		return err
+	}
 	var out [4]byte // struct ib_uverbs_create_comp_channel_resp
 	le.PutUint32(out[:], uint32(e.fd))
 	if err := c.respond(out[:], nil); err != nil {

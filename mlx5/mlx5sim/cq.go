@@ -133,8 +133,8 @@ func (c *call) destroyedCQ() error {
 	q := c.objects[0].(*cq)
 	var resp [8]byte // struct ib_uverbs_destroy_cq_resp
 	if q.channel != nil {
-		le.PutUint32(resp[0:], q.channel.takeBack(&q.compEvents))
+		le.PutUint32(resp[0:], q.channel.takeBack(q.user, &q.compEvents))
 	}
-	le.PutUint32(resp[4:], c.f.takeBackAsync(&q.asyncEvents))
+	le.PutUint32(resp[4:], c.f.takeBackAsync(q.user, &q.asyncEvents))
 	return c.put(attrDestroyResp, resp[:])
 }

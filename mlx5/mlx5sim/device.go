@@ -227,7 +227,16 @@ func (d *Device) nodeGUID() [8]byte {
 
 // Open implements kernel.Device.
 func (d *Device) Open() (kernel.File, error) {
-	f := &file{dev: d, dma: newDirectDMA(), handles: make(map[uint32]object), events: make(map[int32]*eventFile)}
+	f, err := d.open(newDirectDMA())
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// open makes a file whose memory dma reaches.
+func (d *Device) open(dma DMA) (*file, error) {
+	f := &file{dev: d, dma: dma, handles: make(map[uint32]object), events: make(map[int32]*eventFile)}
 	d.fab.mu.Lock()
 	defer d.fab.mu.Unlock()
 	if d.closed {

@@ -93,3 +93,16 @@ func register(uar *byte, offset uint32) uint64 {
 	binary.NativeEndian.PutUint64(b[:], atomic.LoadUint64(p))
 	return binary.BigEndian.Uint64(b[:])
 }
+
+// takeRegister is register for who is told of no store: it leaves 0 behind, so
+// that what is stored next is seen, however late. An idle register is only
+// read: its cache line stays with the program.
+func takeRegister(uar *byte, offset uint32) uint64 {
+	p := (*uint64)(unsafe.Add(unsafe.Pointer(uar), offset))
+	if atomic.LoadUint64(p) == 0 {
+		return 0
+	}
+	var b [8]byte
+	binary.NativeEndian.PutUint64(b[:], atomic.SwapUint64(p, 0))
+	return binary.BigEndian.Uint64(b[:])
+}

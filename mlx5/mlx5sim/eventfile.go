@@ -2,6 +2,7 @@ package mlx5sim
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"sync"
 	"syscall"
@@ -21,7 +22,8 @@ type eventFile struct {
 	file  *file
 	fd    int32
 	async bool
-	taken bool // Events gave it to its owner; guarded by fab.mu
+	sink  EventSink // where records go; nil: to ReadEvent
+	taken bool      // Events gave it to its owner; guarded by fab.mu
 
 	wake chan struct{} // holds a token while events or a final state may be unseen
 	done chan struct{} // closed by Close
@@ -55,6 +57,25 @@ func (f *file) newEventFile(async bool) *eventFile {
 	return e
 }
 
+// newEvents makes an event file for the program of c. Caller holds fab.mu.
+func (c *call) newEvents(async bool) (*eventFile, error) {
+	f := c.f
+	if f.foreign == nil {
+		return f.newEventFile(async), nil
+	}
+	sink := f.foreign.offered
+	if sink == nil {
+		return nil, errNeedSink(async)
+	}
+	fd := sink.FD()
+	if old := f.events[fd]; old != nil { // its close was not seen
+		old.close()
+	}
+	e := &eventFile{file: f, fd: fd, async: async, sink: sink, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	f.events[fd] = e
+	return e, nil
+}
+
 // FD implements kernel.EventFile.
 func (e *eventFile) FD() int32 { return e.fd }
 
@@ -84,12 +105,51 @@ func (e *eventFile) push(rec []byte, count *uint32) bool {
 	ev.n = copy(ev.rec[:], rec)
 	e.queue = append(e.queue, ev)
 	e.signal()
-	return true
+	e.forward()
+	return !e.closed
 }
 
-// takeBack removes the unread events that would have counted in count, and
-// returns how many events count has. After it nothing refers to count.
-func (e *eventFile) takeBack(count *uint32) uint32 {
+// forward hands records to the sink until there is no room. Caller holds e.mu.
+func (e *eventFile) forward() {
+	if e.sink == nil {
+		return
+	}
+	for e.head < len(e.queue) && !e.closed {
+		ev := &e.queue[e.head]
+		switch err := e.sink.Send(ev.rec[:ev.n]); {
+		case err == nil:
+		case errors.Is(err, syscall.EAGAIN):
+			e.file.foreign.stuck.Store(true)
+			return
+		default:
+			e.shut() // nobody reads any more
+			return
+		}
+		if ev.count != nil {
+			*ev.count++
+		}
+		*ev = event{}
+		e.head++
+	}
+	if e.gone && !e.closed {
+		e.shut()
+	}
+}
+
+// shut closes the file to events. Caller holds e.mu.
+func (e *eventFile) shut() {
+	e.closed = true
+	e.queue, e.head = nil, 0
+	close(e.done)
+	if e.sink != nil {
+		e.sink.Close()
+	}
+}
+
+// takeBack removes the unread events that would have counted in count, all of
+// which name element, and returns how many events count has. After it nothing
+// refers to count.
+func (e *eventFile) takeBack(element uint64, count *uint32) uint32 {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	kept := e.queue[:0]
@@ -100,6 +160,9 @@ func (e *eventFile) takeBack(count *uint32) uint32 {
 	}
 	clear(e.queue[len(kept):])
 	e.queue, e.head = kept, 0
+	if e.sink != nil && !e.closed && *count > 0 {
+		*count -= min(*count, uint32(max(e.sink.TakeBack(element), 0)))
+	}
 	return *count
 }
 
@@ -117,6 +180,7 @@ func (e *eventFile) deviceRemoved() {
 func (e *eventFile) end() {
 	e.mu.Lock()
 	e.gone = true
+	e.forward()
 	e.mu.Unlock()
 	e.signal()
 }
@@ -174,14 +238,20 @@ func (e *eventFile) Close() error {
 	fab := e.file.dev.fab
 	fab.mu.Lock()
 	defer fab.mu.Unlock()
+	return e.close()
+}
+
+// close is Close for who holds fab.mu.
+func (e *eventFile) close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.closed {
+	closed := e.closed
+	if !closed {
+		e.shut()
+	}
+	if e.file.events[e.fd] != e {
 		return fs.ErrClosed
 	}
-	e.closed = true
-	e.queue, e.head = nil, 0
-	close(e.done)
 	delete(e.file.events, e.fd)
 	if e.file.async == e {
 		e.file.async = nil
@@ -226,11 +296,11 @@ func (f *file) raise(element uint64, typ uint32, count *uint32) {
 
 // takeBackAsync removes the unread async events of an object that is gone, and
 // returns how many it has had reported. Caller holds fab.mu.
-func (f *file) takeBackAsync(count *uint32) uint32 {
+func (f *file) takeBackAsync(element uint64, count *uint32) uint32 {
 	if f.async == nil {
 		return *count // the file that they were read from is closed
 	}
-	return f.async.takeBack(count)
+	return f.async.takeBack(element, count)
 }
 
 // asyncEvent reports typ about the CQ. Caller holds fab.mu.

@@ -101,13 +101,12 @@ func (f *file) Close() error {
 	f.closed = true
 	delete(f.dev.files, f)
 	f.destroyAll()
-	for _, u := range f.uars {
-		u.dead = true
-	}
-	for i := len(f.uars) - 1; i >= 0; i-- {
-		f.reap(f.uars[i])
-	}
+	f.dropUARs()
 	for _, e := range f.events {
+		if e.sink != nil {
+			e.close() // the program is gone, or wants nothing more
+			continue
+		}
 		e.end()
 	}
 	return nil

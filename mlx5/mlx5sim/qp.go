@@ -197,7 +197,7 @@ func (q *qp) decodeUHW(in []byte, n int) error {
 // destroyedQP answers UVERBS_METHOD_QP_DESTROY after the QP is gone.
 func (c *call) destroyedQP() error {
 	q := c.objects[0].(*qp)
-	return c.putU32(attrDestroyResp, c.f.takeBackAsync(&q.asyncEvents))
+	return c.putU32(attrDestroyResp, c.f.takeBackAsync(q.user, &q.asyncEvents))
 }
 
 // queryQP answers QUERY_QP: struct ib_uverbs_query_qp_resp.

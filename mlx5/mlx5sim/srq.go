@@ -170,7 +170,7 @@ func (c *call) querySRQ() error {
 // destroyedSRQ answers UVERBS_METHOD_SRQ_DESTROY after the SRQ is gone.
 func (c *call) destroyedSRQ() error {
 	s := c.objects[0].(*srq)
-	return c.putU32(attrDestroyResp, c.f.takeBackAsync(&s.asyncEvents))
+	return c.putU32(attrDestroyResp, c.f.takeBackAsync(s.user, &s.asyncEvents))
 }
 
 // destroySRQWrite answers DESTROY_SRQ: struct ib_uverbs_destroy_srq.
@@ -190,7 +190,7 @@ func (c *call) destroySRQWrite() error {
 	if err := c.f.removeIdle(s.handle); err != nil {
 		return err
 	}
-	le.PutUint32(out[:], c.f.takeBackAsync(&s.asyncEvents))
+	le.PutUint32(out[:], c.f.takeBackAsync(s.user, &s.asyncEvents))
 	return c.put(attrCoreOut, out[:])
 }
 

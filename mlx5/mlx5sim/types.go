@@ -61,8 +61,9 @@ type gidSlot struct {
 
 // file is one open of the device: the kernel's ucontext.
 type file struct {
-	dev *Device
-	dma DMA
+	dev     *Device
+	dma     DMA
+	foreign *Foreign // nil: the program is this process
 
 	// Guarded by dev.fab.mu.
 	closed  bool

@@ -30,7 +30,7 @@ func (u *uar) destroy() {
 
 // newUAR adds a UAR page to f, a static one or one that becomes an object, in
 // the lowest free mapping slot. Caller holds fab.mu.
-func (f *file) newUAR() *uar {
+func (f *file) newUAR() (*uar, error) {
 	d := f.dev
 	u := &uar{file: f, index: d.nextUAR}
 	d.nextUAR++
@@ -41,7 +41,13 @@ func (f *file) newUAR() *uar {
 		}
 	}
 	f.uars = append(f.uars, u)
-	return u
+	if f.foreign != nil {
+		if err := f.foreign.mapUAR(u); err != nil {
+			u.destroy()
+			return nil, err
+		}
+	}
+	return u, nil
 }
 
 // slotOffset is the mapping offset of UAR page slot of f, as mlx5_ib forms it:
@@ -62,11 +68,26 @@ func (f *file) reap(u *uar) error {
 	if i := slices.Index(f.uars, u); i >= 0 {
 		f.uars = slices.Delete(f.uars, i, i+1)
 	}
+	if f.foreign != nil {
+		f.foreign.dropUAR(u)
+		return nil
+	}
 	if mem := u.mem; mem != nil {
 		u.mem = nil
 		return freePage(mem)
 	}
 	return nil
+}
+
+// dropUARs lets go of all UAR pages; those that are mapped go with their
+// mapping.
+func (f *file) dropUARs() {
+	for _, u := range f.uars {
+		u.dead = true
+	}
+	for i := len(f.uars) - 1; i >= 0; i-- {
+		f.reap(f.uars[i])
+	}
 }
 
 // allocUAR answers MLX5_IB_METHOD_UAR_OBJ_ALLOC.
@@ -81,7 +102,10 @@ func (c *call) allocUAR() error {
 	if len(f.uars) >= maxUARs {
 		return syscall.ENOMEM
 	}
-	u := f.newUAR()
+	u, err := f.newUAR()
+	if err != nil {
+		return err
+	}
 	if err := c.create(u, &u.handle); err != nil {
 		return err
 	}
