@@ -21,7 +21,7 @@ func (c *cq) busy() bool { return c.refs > 0 }
 
 func (c *cq) destroy() {
 	delete(c.file.dev.cqs, c.cqn)
-	c.uar.refs--
+	c.uar.dropCQ(c)
 }
 
 // createCQ answers UVERBS_METHOD_CQ_CREATE with struct mlx5_ib_create_cq and
@@ -77,7 +77,7 @@ func (c *call) createCQ() error {
 		return err
 	}
 	d.cqs[q.cqn] = q
-	q.uar.refs++
+	q.uar.addCQ(q)
 	q.engineCreated()
 	if err := c.create(q, &q.handle); err != nil {
 		return err

@@ -25,11 +25,13 @@ func load32(d DMA, addr uint64) (uint32, bool) {
 	if v := d.View(addr, 4); v != nil {
 		return atomicLoadBE32(v), true
 	}
-	var b [4]byte
-	if d.Read(addr, b[:]) != nil {
+	// Eight aligned bytes are one load of the kernel that copies them; four may
+	// be four, of which the program's store can fall in between.
+	var b [8]byte
+	if d.Read(addr&^7, b[:]) != nil {
 		return 0, false
 	}
-	return be.Uint32(b[:]), true
+	return be.Uint32(b[addr&4:]), true
 }
 
 // store32 writes the big-endian word at addr, atomically and after all that

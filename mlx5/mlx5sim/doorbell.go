@@ -53,6 +53,11 @@ func (f *file) ringSend(page *byte, qpn uint32) {
 		f.dev.stats.Drops.Doorbell++
 		return
 	}
+	q.rung()
+}
+
+// rung does what is new in q's doorbell record.
+func (q *qp) rung() {
 	switch q.attr.state {
 	case stateRTS:
 		if !q.syncSQ() {

@@ -122,8 +122,7 @@ func (q *qp) engineReset() {
 	q.eng.recvTaken = false
 	q.eng.sqPSN, q.eng.rqPSN = 0, 0
 	if q.eng.counted {
-		q.eng.counted = false
-		q.recvCQ.eng.errQPs--
+		q.countErr(-1)
 	}
 }
 

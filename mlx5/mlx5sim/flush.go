@@ -28,14 +28,23 @@ func (q *qp) overflow() {
 // flush empties both queues of a QP that just went to ERR.
 func (q *qp) flush() {
 	if !q.eng.counted {
-		q.eng.counted = true
-		q.recvCQ.eng.errQPs++
+		q.countErr(1)
 	}
 	q.quiesceSQ()
 	q.flushSQ()
 	q.flushRQ()
 	if q.srq != nil {
 		q.asyncEvent(eventLastWQEReached) // what is still on the SRQ is not this QP's
+	}
+}
+
+// countErr tells those who have to look after QPs in ERR that q is one (1) or
+// is one no more (-1).
+func (q *qp) countErr(n int) {
+	q.eng.counted = n > 0
+	q.recvCQ.eng.errQPs += n
+	if fo := q.file.foreign; fo != nil {
+		fo.errQPs.Add(int32(n))
 	}
 }
 

@@ -55,13 +55,17 @@ type Foreign struct {
 	cfg ForeignConfig
 	f   *file
 
+	errQPs atomic.Int32 // in ERR; guarded by the fabric's mutex, but for Poll's look
+
 	// pollMu is held through Poll and Close, and taken before the fabric's mutex.
 	// Who holds it may read all UAR pages: they are unmapped by nobody else.
 	pollMu sync.Mutex
-	record recordReader // guarded by pollMu
+	record recordReader // guarded by pollMu, as what follows
+	idle   uint32       // calls of Poll that did not look at the QPs in ERR
 
 	pages atomic.Pointer[[]foreignPage] // that Poll looks at
 	stuck atomic.Bool                   // an event file holds records that its sink had no room for
+	dead  atomic.Bool                   // unmap holds something
 
 	// Guarded by the fabric's mutex.
 	unmap   [][]byte  // pages of dead UARs, until nobody can be looking at them

@@ -27,6 +27,7 @@ func (fo *Foreign) mapUAR(u *uar) error {
 func (fo *Foreign) dropUAR(u *uar) {
 	if u.mem != nil {
 		fo.unmap = append(fo.unmap, u.mem)
+		fo.dead.Store(true)
 		u.mem = nil
 	}
 	fo.listPages()
@@ -52,4 +53,5 @@ func (fo *Foreign) unmapDead() {
 		fo.cfg.UnmapUAR(mem)
 	}
 	fo.unmap = nil
+	fo.dead.Store(false)
 }

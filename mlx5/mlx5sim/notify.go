@@ -51,11 +51,12 @@ func (c *cq) add(e *cqe) {
 		b[cqeBytes-1] |= 1
 	}
 	at := c.buf + uint64(c.pi&(c.size-1))*uint64(c.cqeSize) + uint64(c.cqeSize-cqeBytes)
-	// The last word hands the entry over: it is stored after the rest.
+	// The owner bit, in the last byte, hands the entry over: it is stored after
+	// the rest. Nothing is known of the order in which one Write stores.
 	if v := c.file.dma.View(at, cqeBytes); v != nil {
 		copy(v[:cqeBytes-4], b[:])
 		atomicStoreBE32(v[cqeBytes-4:], be.Uint32(b[cqeBytes-4:]))
-	} else if c.file.dma.Write(at, b[:cqeBytes-4]) != nil || !store32(c.file.dma, at+cqeBytes-4, be.Uint32(b[cqeBytes-4:])) {
+	} else if c.file.dma.Write(at, b[:cqeBytes-1]) != nil || c.file.dma.Write(at+cqeBytes-1, b[cqeBytes-1:]) != nil {
 		c.overran()
 		return
 	}

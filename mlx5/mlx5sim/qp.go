@@ -43,7 +43,7 @@ func (q *qp) destroy() {
 		q.srq.refs--
 	}
 	if q.uar != nil {
-		q.uar.refs--
+		q.uar.dropQP(q)
 	}
 	if q.bfreg >= 0 {
 		q.file.bfregs[q.bfreg]--
@@ -117,7 +117,7 @@ func (c *call) createQP() error {
 	if q.srq != nil {
 		q.srq.refs++
 	}
-	q.uar.refs++
+	q.uar.addQP(q)
 	if err := c.create(q, &q.handle); err != nil {
 		return err
 	}

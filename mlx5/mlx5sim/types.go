@@ -111,8 +111,10 @@ type uar struct {
 	offset int64  // of the mapping
 	mem    []byte // the page, shared with user space; nil until mapped
 	refs   int    // QPs and CQs that name it
-	maps   int    // mappings of mem
-	dead   bool   // destroyed; mem goes with its last mapping
+	qps    []*qp  // of them, by the address of their doorbell records
+	cqs    []*cq
+	maps   int  // mappings of mem
+	dead   bool // destroyed; mem goes with its last mapping
 }
 
 type pd struct {

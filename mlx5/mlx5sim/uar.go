@@ -1,6 +1,7 @@
 package mlx5sim
 
 import (
+	"cmp"
 	"slices"
 	"syscall"
 )
@@ -26,6 +27,34 @@ func (u *uar) busy() bool { return u.refs > 0 }
 func (u *uar) destroy() {
 	u.dead = true
 	u.file.reap(u)
+}
+
+// addQP makes q one of those that ring on u.
+func (u *uar) addQP(q *qp) {
+	u.refs++
+	i, _ := slices.BinarySearchFunc(u.qps, q, func(a, b *qp) int { return cmp.Compare(a.dbrec, b.dbrec) })
+	u.qps = slices.Insert(u.qps, i, q)
+}
+
+func (u *uar) dropQP(q *qp) {
+	u.refs--
+	if i := slices.Index(u.qps, q); i >= 0 {
+		u.qps = slices.Delete(u.qps, i, i+1)
+	}
+}
+
+// addCQ makes c one of those that are armed on u.
+func (u *uar) addCQ(c *cq) {
+	u.refs++
+	i, _ := slices.BinarySearchFunc(u.cqs, c, func(a, b *cq) int { return cmp.Compare(a.dbrec, b.dbrec) })
+	u.cqs = slices.Insert(u.cqs, i, c)
+}
+
+func (u *uar) dropCQ(c *cq) {
+	u.refs--
+	if i := slices.Index(u.cqs, c); i >= 0 {
+		u.cqs = slices.Delete(u.cqs, i, i+1)
+	}
 }
 
 // newUAR adds a UAR page to f, a static one or one that becomes an object, in

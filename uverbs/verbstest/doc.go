@@ -20,6 +20,8 @@
 //	InProcess           two simulated ConnectX on one fabric
 //	InProcessOneDevice  one simulated ConnectX, opened twice
 //	Loopback            two simulated ConnectX that send RoCEv2 over UDP
+//	Foreign             two simulated ConnectX, opened as if from another process
+//	ForeignLoopback     the same, over UDP
 //	Devices             real devices, by name
 //	FromEnvironment     the ones that RRPC_DEVICE and RRPC_DEVICE2 name
 //
