@@ -85,6 +85,12 @@
 // work requests against MaxSendWR. The request after one of them waits for it by
 // itself (small fence).
 //
+// # Unreliable connections
+//
+// A QP of UC takes SENDs and RDMA WRITEs, with immediate, and the binding of memory
+// windows. A READ, an atomic or a SEND with invalidate is uverbs.ErrBadOpcode;
+// libmlx5 would post the last one, for which UC has no packet.
+//
 // # Differences from libmlx5
 //
 // They are deliberate, and the golden tests name them:
@@ -114,6 +120,6 @@
 //   - querying the device while it is opened: uverbs does it when it is asked to
 //   - mapping the device's clock: completions carry no timestamps
 //
-// And, with no recording: UC, XRC, DC and raw QPs, resizing of SRQs (the device
+// And, with no recording: XRC, DC and raw QPs, resizing of SRQs (the device
 // cannot), tag matching, signatures.
 package mlx5

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,8 +52,11 @@ func goldenQPs(t *testing.T, r *rig, list []goldenQP, cqDepth int) map[string]*q
 	qps := make(map[string]*qp)
 	for _, g := range list {
 		typ, overhead := uverbs.QPTypeUD, uint32(overheadUD)
-		if g.Type == "RC" {
+		switch g.Type {
+		case "RC":
 			typ, overhead = uverbs.QPTypeRC, overheadLib
+		case "UC":
+			typ, overhead = uverbs.QPTypeUC, overheadLib
 		}
 		if g.UIdx != uint32(len(qps)) {
 			t.Fatalf("QP %s: user index %d in place %d", g.Name, g.UIdx, len(qps))
@@ -281,6 +286,39 @@ func runSendFile(t *testing.T, f *goldenFile, y *tally) {
 		}
 		v.checkUAR(t, y, r, s, page, last)
 	})
+}
+
+// TestUCWritesWhatRCWrites runs the recordings of RC on QPs of UC, as far as UC
+// has the operations: libmlx5 has one code for both, and WQEs do not tell.
+func TestUCWritesWhatRCWrites(t *testing.T) {
+	lacks := map[string]bool{"RDMA_READ": true, "ATOMIC_CMP_AND_SWP": true, "ATOMIC_FETCH_AND_ADD": true, "SEND_WITH_INV": true}
+	y := &tally{t: t, skipped: make(map[string]int), differences: make(map[string]int)}
+	for _, name := range []string{"rc_send", "rc_send_wr_api", "send_wrap"} {
+		f := readGolden(t, "../testdata/golden/mlx5/"+name+".json")
+		rc := map[string]bool{}
+		for i := range f.QPs {
+			if f.QPs[i].Type == "RC" {
+				f.QPs[i].Type = "UC"
+				rc[f.QPs[i].Name] = true
+			}
+		}
+		all := f.Vectors
+		f.Vectors = nil
+		for _, raw := range all {
+			var v goldenSend
+			if err := json.Unmarshal(raw, &v); err != nil {
+				t.Fatal(err)
+			}
+			if rc[v.QP] && !slices.ContainsFunc(v.WRs, func(w goldenWR) bool { return lacks[w.Opcode] }) {
+				f.Vectors = append(f.Vectors, raw)
+			}
+		}
+		t.Run(name, func(t *testing.T) { runSendFile(t, f, y) })
+	}
+	t.Logf("%d ran", y.ran)
+	if y.ran < 60 || len(y.skipped) != 0 {
+		t.Errorf("only %d ran, skipped %v", y.ran, y.skipped)
+	}
 }
 
 // checkUAR compares what was stored to the UAR page.

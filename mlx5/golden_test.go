@@ -202,17 +202,7 @@ func TestGolden(t *testing.T) {
 	for _, name := range names {
 		base := strings.TrimSuffix(filepath.Base(name), ".json")
 		t.Run(base, func(t *testing.T) {
-			data, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var f goldenFile
-			if err := json.Unmarshal(data, &f); err != nil {
-				t.Fatal(err)
-			}
-			if f.Group == "" {
-				t.Fatal("no group")
-			}
+			f := readGolden(t, name)
 			y := &tally{t: t, skipped: make(map[string]int), differences: make(map[string]int)}
 			defer y.report(base)
 			total := len(f.Vectors) + len(f.Commands)
@@ -228,7 +218,7 @@ func TestGolden(t *testing.T) {
 			if total == 0 {
 				t.Fatal("no vectors")
 			}
-			run(t, &f, y)
+			run(t, f, y)
 			n := y.ran
 			for _, c := range y.skipped {
 				n += c
@@ -238,6 +228,22 @@ func TestGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// readGolden reads a file of vectors.
+func readGolden(t *testing.T, name string) *goldenFile {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := new(goldenFile)
+	if err := json.Unmarshal(data, f); err != nil {
+		t.Fatal(err)
+	}
+	if f.Group == "" {
+		t.Fatal("no group")
+	}
+	return f
 }
 
 // vectors decodes all vectors and runs each as a subtest.

@@ -21,6 +21,7 @@ const ecePropose = 0x10000000
 type qp struct {
 	ctx    *contextDriver
 	ud     bool
+	uc     bool
 	qpn    uint32
 	key    uint32 // in ctx.qps, and in CQEs
 	sendCQ *cq
@@ -41,7 +42,7 @@ func (d *contextDriver) CreateQP(attr *uverbs.QPInitAttr, issue func(cap uverbs.
 	switch attr.Type {
 	case uverbs.QPTypeUD:
 		overhead = overheadUD
-	case uverbs.QPTypeRC:
+	case uverbs.QPTypeRC, uverbs.QPTypeUC:
 	default:
 		return nil, fmt.Errorf("QP type %v: %w", attr.Type, syscall.EOPNOTSUPP)
 	}
@@ -63,7 +64,7 @@ func (d *contextDriver) newQP(attr *uverbs.QPInitAttr, layout qpLayout, issue fu
 	if !ok1 || !ok2 || sendCQ.ctx != d || recvCQ.ctx != d {
 		return nil, fmt.Errorf("CQs of another device: %w", syscall.EINVAL)
 	}
-	q := &qp{ctx: d, ud: attr.Type == uverbs.QPTypeUD, key: noUIdx, sendCQ: sendCQ, recvCQ: recvCQ}
+	q := &qp{ctx: d, ud: attr.Type == uverbs.QPTypeUD, uc: attr.Type == uverbs.QPTypeUC, key: noUIdx, sendCQ: sendCQ, recvCQ: recvCQ}
 	q.inline = d.scatter && !q.ud
 	if attr.SRQ != nil {
 		s, ok := attr.SRQ.Driver().(*srq)

@@ -179,11 +179,14 @@ func (q *qp) encodeRC(at *byte, pi uint32, wr *uverbs.SendWR) (uint32, error) {
 	case uverbs.WRRDMAWriteWithImm:
 		opcode, imm = prm.OpcodeRDMAWriteImm, wr.ImmData
 	case uverbs.WRRDMARead:
-		if wr.Flags&uverbs.SendInline != 0 {
+		if wr.Flags&uverbs.SendInline != 0 || q.uc {
 			return 0, uverbs.ErrBadOpcode
 		}
 		opcode = prm.OpcodeRDMARead
 	case uverbs.WRSendWithInv:
+		if q.uc {
+			return 0, uverbs.ErrBadOpcode
+		}
 		opcode, rdma, imm = prm.OpcodeSendInval, false, wr.InvalidateRKey
 	default:
 		return q.encodeRare(at, pi, wr)

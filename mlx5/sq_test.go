@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -135,7 +136,7 @@ func TestSendQueueHoldsWhatItPromises(t *testing.T) {
 // list: what precedes it is posted and rung, with its own WQE.
 func TestPostSendRefuses(t *testing.T) {
 	other := openRig(t, newFakeKernel(t)).ah()
-	for _, typ := range []uverbs.QPType{uverbs.QPTypeUD, uverbs.QPTypeRC} {
+	for _, typ := range []uverbs.QPType{uverbs.QPTypeUD, uverbs.QPTypeUC, uverbs.QPTypeRC} {
 		r, q, retire := newBench(t, typ, uverbs.QPCap{MaxSendWR: 8, MaxRecvWR: 1, MaxSendSGE: 2, MaxRecvSGE: 1, MaxInline: 32})
 		s := &q.sq
 		good := uverbs.SendWR{Opcode: uverbs.WRSend, AH: r.ah(), SGList: []uverbs.SGE{{Addr: 1, Length: 8}}}
@@ -169,6 +170,14 @@ func TestPostSendRefuses(t *testing.T) {
 				}{func(w *uverbs.SendWR) { w.Opcode = op }, uverbs.ErrBadOpcode}
 			}
 		} else {
+			if typ == uverbs.QPTypeUC {
+				for _, op := range []uverbs.WROpcode{uverbs.WRRDMARead, uverbs.WRSendWithInv, uverbs.WRAtomicCmpAndSwp, uverbs.WRAtomicFetchAndAdd} {
+					cases[op.String()] = struct {
+						change func(*uverbs.SendWR)
+						want   error
+					}{func(w *uverbs.SendWR) { w.Opcode = op }, uverbs.ErrBadOpcode}
+				}
+			}
 			for name, c := range map[string]struct {
 				change func(*uverbs.SendWR)
 				want   error
@@ -183,6 +192,9 @@ func TestPostSendRefuses(t *testing.T) {
 					w.Opcode, w.Bind = uverbs.WRBindMW, &uverbs.MWBind{MW: new(uverbs.MW), Length: 1<<31 + 1}
 				}, errBindLong},
 			} {
+				if typ == uverbs.QPTypeUC && strings.HasPrefix(name, "atomic") {
+					c.want = uverbs.ErrBadOpcode
+				}
 				cases[name] = c
 			}
 			cases["inline READ"] = struct {

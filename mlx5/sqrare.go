@@ -23,6 +23,12 @@ var (
 // encodeRare is encodeRC for atomics and for changes of mkeys.
 func (q *qp) encodeRare(at *byte, pi uint32, wr *uverbs.SendWR) (uint32, error) {
 	switch wr.Opcode {
+	case uverbs.WRAtomicCmpAndSwp, uverbs.WRAtomicFetchAndAdd:
+		if q.uc {
+			return 0, uverbs.ErrBadOpcode
+		}
+	}
+	switch wr.Opcode {
 	case uverbs.WRAtomicCmpAndSwp:
 		return q.encodeAtomic(at, pi, wr, prm.OpcodeAtomicCS, prm.AtomicSeg{SwapAdd: prm.ToBE64(wr.Swap), Compare: prm.ToBE64(wr.CompareAdd)})
 	case uverbs.WRAtomicFetchAndAdd:

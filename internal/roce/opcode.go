@@ -1,6 +1,9 @@
 package roce
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Port is RoCEv2's UDP destination port.
 const Port = 4791
@@ -32,6 +35,18 @@ const (
 	RCFetchAdd       Opcode = 0x14
 	RCSendLastInv    Opcode = 0x16
 	RCSendOnlyInv    Opcode = 0x17
+	UCSendFirst      Opcode = 0x20
+	UCSendMiddle     Opcode = 0x21
+	UCSendLast       Opcode = 0x22
+	UCSendLastImm    Opcode = 0x23
+	UCSendOnly       Opcode = 0x24
+	UCSendOnlyImm    Opcode = 0x25
+	UCWriteFirst     Opcode = 0x26
+	UCWriteMiddle    Opcode = 0x27
+	UCWriteLast      Opcode = 0x28
+	UCWriteLastImm   Opcode = 0x29
+	UCWriteOnly      Opcode = 0x2a
+	UCWriteOnlyImm   Opcode = 0x2b
 	UDSendOnly       Opcode = 0x64
 	UDSendOnlyImm    Opcode = 0x65
 )
@@ -100,6 +115,10 @@ var opcodes = func() (t [256]opInfo) {
 	set(RCFetchAdd, "RC FetchAdd", first|last|hasAtomic)
 	set(RCSendLastInv, "RC SEND Last with Invalidate", last|payload|hasIETH)
 	set(RCSendOnlyInv, "RC SEND Only with Invalidate", first|last|payload|hasIETH)
+	// UC has RC's SENDs and WRITEs, at the same places of its own block.
+	for op := RCSendFirst; op <= RCWriteOnlyImm; op++ {
+		set(op|UCSendFirst, "UC"+strings.TrimPrefix(t[op].name, "RC"), t[op].traits)
+	}
 	set(UDSendOnly, "UD SEND Only", first|last|payload|hasDETH)
 	set(UDSendOnlyImm, "UD SEND Only with Immediate", first|last|payload|hasDETH|hasImm)
 	return t
@@ -112,6 +131,9 @@ func (op Opcode) Known() bool { return op.traits()&known != 0 }
 
 // IsUD reports whether the opcode belongs to unreliable datagrams.
 func (op Opcode) IsUD() bool { return op>>5 == 3 }
+
+// IsUC reports whether the opcode belongs to the unreliable connected service.
+func (op Opcode) IsUC() bool { return op>>5 == 1 }
 
 // IsResponse reports whether a responder sends it: acknowledgements and READ
 // responses.
@@ -129,13 +151,16 @@ func (op Opcode) HasImm() bool { return op.traits()&hasImm != 0 }
 // HasIETH reports whether a key to invalidate follows.
 func (op Opcode) HasIETH() bool { return op.traits()&hasIETH != 0 }
 
-// IsSend reports whether it is a packet of an RC or UD SEND.
+// IsSend reports whether it is a packet of a SEND.
 func (op Opcode) IsSend() bool {
-	return op <= RCSendOnlyImm || op == RCSendLastInv || op == RCSendOnlyInv || op == UDSendOnly || op == UDSendOnlyImm
+	return op <= RCSendOnlyImm || op == RCSendLastInv || op == RCSendOnlyInv ||
+		op >= UCSendFirst && op <= UCSendOnlyImm || op == UDSendOnly || op == UDSendOnlyImm
 }
 
-// IsWrite reports whether it is a packet of an RC RDMA WRITE.
-func (op Opcode) IsWrite() bool { return op >= RCWriteFirst && op <= RCWriteOnlyImm }
+// IsWrite reports whether it is a packet of an RDMA WRITE.
+func (op Opcode) IsWrite() bool {
+	return op >= RCWriteFirst && op <= RCWriteOnlyImm || op >= UCWriteFirst && op <= UCWriteOnlyImm
+}
 
 // IsReadResponse reports whether it carries data of an RC RDMA READ.
 func (op Opcode) IsReadResponse() bool { return op >= RCReadRespFirst && op <= RCReadRespOnly }

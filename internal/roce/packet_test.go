@@ -20,6 +20,8 @@ var specOpcodes = []struct {
 	{0x06, 28, true}, {0x07, 12, true}, {0x08, 12, true}, {0x09, 16, true}, {0x0a, 28, true}, {0x0b, 32, true},
 	{0x0c, 28, false}, {0x0d, 16, true}, {0x0e, 12, true}, {0x0f, 16, true}, {0x10, 16, true},
 	{0x11, 16, false}, {0x12, 24, false}, {0x13, 40, false}, {0x14, 40, false}, {0x16, 16, true}, {0x17, 16, true},
+	{0x20, 12, true}, {0x21, 12, true}, {0x22, 12, true}, {0x23, 16, true}, {0x24, 12, true}, {0x25, 16, true},
+	{0x26, 28, true}, {0x27, 12, true}, {0x28, 12, true}, {0x29, 16, true}, {0x2a, 28, true}, {0x2b, 32, true},
 	{0x64, 20, true}, {0x65, 24, true},
 }
 
@@ -101,7 +103,7 @@ func TestParseReturnsWhatPutWrote(t *testing.T) {
 			if has(0x64, 0x65) {
 				w.D = DETH{0x11111111, 0x654321}
 			}
-			if s.op == 0x06 || has(0x0a, 0x0c) {
+			if s.op == 0x06 || has(0x0a, 0x0c) || s.op == 0x26 || has(0x2a, 0x2b) {
 				w.R = RETH{0x1122334455667788, 0xcafe0001, 0x01020304}
 			}
 			if s.op == 0x0d || has(0x0f, 0x12) {
@@ -110,7 +112,8 @@ func TestParseReturnsWhatPutWrote(t *testing.T) {
 			if has(0x13, 0x14) {
 				w.X = AtomicETH{0x0102030405060708, 0xcafe0002, 0x1111222233334444, 0x5555666677778888}
 			}
-			if s.op == 0x03 || s.op == 0x05 || s.op == 0x09 || s.op == 0x0b || s.op == 0x65 {
+			if s.op == 0x03 || s.op == 0x05 || s.op == 0x09 || s.op == 0x0b || s.op == 0x65 ||
+				s.op == 0x23 || s.op == 0x25 || s.op == 0x29 || s.op == 0x2b {
 				w.Imm = 0x0badcafe
 			}
 			if has(0x16, 0x17) {
@@ -171,7 +174,8 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		{"RETH cut", build(RCReadRequest, 0)[:28], ErrTruncated},
 		{"version 1", change(RCSendOnly, 4, func(b []byte) []byte { b[1] |= 1; return b }), ErrVersion},
 		{"reserved RC opcode", change(RCSendOnly, 4, func(b []byte) []byte { b[0] = 0x15; return b }), ErrOpcode},
-		{"UC", change(RCSendOnly, 4, func(b []byte) []byte { b[0] = 0x24; return b }), ErrOpcode},
+		{"a READ of UC", change(RCReadRequest, 0, func(b []byte) []byte { b[0] = 0x2c; return b }), ErrOpcode},
+		{"RD", change(RCSendOnly, 4, func(b []byte) []byte { b[0] = 0x44; return b }), ErrOpcode},
 		{"CNP", change(RCSendOnly, 16, func(b []byte) []byte { b[0] = 0x81; return b }), ErrOpcode},
 		{"pad without payload", change(RCSendOnly, 0, func(b []byte) []byte { b[1] |= 0x10; return b }), ErrLength},
 		{"pad count does not round up", change(RCSendOnly, 4, func(b []byte) []byte { return append(b, 0) }), ErrLength},

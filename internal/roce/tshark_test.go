@@ -57,7 +57,7 @@ func TestTsharkReadsWhatWeWrite(t *testing.T) {
 		if s.op == 0x64 || s.op == 0x65 {
 			row[8], row[9] = "0x0000000011111111", "0x00654321"
 		}
-		if s.op == 0x06 || s.op >= 0x0a && s.op <= 0x0c {
+		if s.op == 0x06 || s.op >= 0x0a && s.op <= 0x0c || s.op == 0x26 || s.op == 0x2a || s.op == 0x2b {
 			row[10], row[11], row[12] = "0x1122334455667788", "0xcafe0001", fmt.Sprint(0x01020304)
 		}
 		if s.op == 0x0d || s.op >= 0x0f && s.op <= 0x12 {

@@ -52,13 +52,16 @@
 //
 // # What is modelled
 //
-//   - Queues: UD, RC and shared receive queues, CQs of 64- and 128-byte entries
+//   - Queues: UD, UC, RC and shared receive queues, CQs of 64- and 128-byte entries
 //     with arming, overrun and resizing, scatter-to-CQE as a QP's flags ask for it.
 //   - Operations: SEND, with immediate or invalidate, RDMA WRITE, with immediate,
 //     RDMA READ, COMPARE & SWAP, FETCH & ADD, LOCAL_INV and the binding of memory
 //     windows of both types, inline data, fences, NOP. Atomics are serialised
 //     over the whole fabric and executed once however often the wire repeats
 //     their request.
+//   - Unreliable connections: a message of which a packet is missing is dropped, and
+//     the receive that it took goes to the next one. Over the wire a QP sends 64
+//     packets at most in 200 µs, because nothing would slow it down.
 //   - Rights: keys, bounds, access flags and PDs of MRs and windows, of an SRQ its
 //     own PD, QKeys, the QP state machine with SQD and its SQ_DRAINED.
 //   - Errors: retries and RNR retries with their budgets and timers, syndromes,
@@ -70,7 +73,7 @@
 //
 // # What is not
 //
-// UC, XRC, DC, raw packets, multicast, flow steering, DEVX, device memory,
+// XRC, DC, raw packets, multicast, flow steering, DEVX, device memory,
 // counters, clocks, signatures and masked atomics are refused as a device
 // without them does, and so are on-demand paging and dma-buf MRs. CQEs are never
 // compressed. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only memory

@@ -137,6 +137,19 @@ func rcConnect(a, b *end) {
 	b.rcRTS(7)
 }
 
+// ucConnect brings two UC QPs up, connected to each other.
+func ucConnect(a, b *end) {
+	a.t.Helper()
+	for _, p := range [][2]*end{{a, b}, {b, a}} {
+		e, peer := p[0], p[1]
+		e.rcInit()
+		check(e.t, e.qp.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTR, PathMTU: uverbs.MTU1024, DestQPN: peer.qp.QPN(), RQPSN: peer.qp.QPN() * 7 & 0xffffff,
+			AV: uverbs.AHAttr{DGID: peer.gid, SGIDIndex: e.gidIndex, HopLimit: 64, IsGlobal: true, Port: 1}},
+			uverbs.AttrState|uverbs.AttrAV|uverbs.AttrPathMTU|uverbs.AttrDestQPN|uverbs.AttrRQPSN))
+		check(e.t, e.qp.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTS, SQPSN: e.qp.QPN() * 7 & 0xffffff}, uverbs.AttrState|uverbs.AttrSQPSN))
+	}
+}
+
 // rcPair is two connected ends, on two devices.
 func rcPair(t testing.TB) (a, b *end) {
 	fab := mlx5sim.NewFabric()

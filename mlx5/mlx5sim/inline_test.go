@@ -183,6 +183,8 @@ func TestScatterToCQEFollowsTheFlags(t *testing.T) {
 		{qpRC, qpFlagScatterCQE, qpCreateSigAll, true, true},
 		{qpRC, qpFlagScatterCQE | qpFlagAllowScatterCQE, 0, true, true},
 		{qpRC, qpFlagAllowScatterCQE, qpCreateSigAll, false, false},
+		{qpUC, qpFlagScatterCQE, qpCreateSigAll, true, true}, // it fetches nothing
+		{qpUC, 0, qpCreateSigAll, false, false},
 		{qpUD, qpFlagScatterCQE, qpCreateSigAll, false, false},
 	} {
 		uhw := qpUHW(u.alloc(16*64+8*16), u.alloc(8), 16, 8, 4, 1, index)

@@ -176,11 +176,11 @@ type rcResult struct {
 
 func failed(s syndrome) rcResult { return rcResult{syn: s} }
 
-// peer is the RC QP on d that q is connected to, and that is connected back;
+// peer is the QP of q's type on d that q is connected to, and that is connected back;
 // nil if there is none that answers.
 func (q *qp) peer(d *Device) *qp {
 	r := d.qps[q.attr.destQPN]
-	if r == nil || r.typ != qpRC {
+	if r == nil || r.typ != q.typ {
 		d.stats.Drops.NoQP++
 		return nil
 	}
@@ -245,7 +245,7 @@ func rnrDelay(code uint8) time.Duration {
 // rcSend is the responder's side of a SEND.
 func (q *qp) rcSend(op *sendOp, r *qp, src []span) rcResult {
 	fab := r.file.dev.fab
-	w, st := r.takeRecv()
+	w, st := r.nextRecv()
 	switch st {
 	case recvEmpty:
 		return rcResult{rnr: true}
@@ -295,7 +295,7 @@ func (q *qp) rcWrite(op *sendOp, r *qp, src []span) rcResult {
 	var w *recvWQE
 	if op.opcode == opWriteImm {
 		var st recvStatus
-		switch w, st = r.takeRecv(); st {
+		switch w, st = r.nextRecv(); st {
 		case recvEmpty:
 			return rcResult{rnr: true}
 		case recvDead:
@@ -341,6 +341,10 @@ func (q *qp) rcRead(op *sendOp, r *qp, dst []span) rcResult {
 // operation: no work request of its own failed, so an async event tells, and the
 // QP goes to ERR.
 func (q *qp) accessError(s syndrome) {
+	if q.typ == qpUC {
+		q.file.dev.stats.Drops.Refused++ // nobody is told: the message is dropped
+		return
+	}
 	if q.attr.state == stateErr {
 		return
 	}

@@ -256,7 +256,7 @@ func TestCreateQPChecksWhatTheDriverChecks(t *testing.T) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.errno)
 		}
 	}
-	for typ, errno := range map[uint8]syscall.Errno{qpUC: syscall.EOPNOTSUPP, qpRawPacket: syscall.EOPNOTSUPP, qpXRCIni: syscall.EOPNOTSUPP,
+	for typ, errno := range map[uint8]syscall.Errno{qpRawPacket: syscall.EOPNOTSUPP, qpXRCIni: syscall.EOPNOTSUPP,
 		qpXRCTgt: syscall.EOPNOTSUPP, qpDriver: syscall.EOPNOTSUPP, 1: syscall.EINVAL, 77: syscall.EINVAL} {
 		u.want(errno, u.createQPCmd(typ, pdh, cqh, caps, good()))
 	}

@@ -17,8 +17,8 @@ const (
 	qpCreateSigAll = 1 << 12 // IB_UVERBS_QP_CREATE_SQ_SIG_ALL
 
 	// Flags of struct mlx5_ib_create_qp that are understood. Scatter-to-CQE is
-	// for RC alone, and for what the requester fetches only where every send has
-	// a completion, or the second flag says that it need not.
+	// for connected QPs alone, and for what the requester fetches only where every
+	// send has a completion, or the second flag says that it need not.
 	qpFlagScatterCQE      = 1 << 1
 	qpFlagAllowScatterCQE = 1 << 8
 	qpFlagUARPageIndex    = 1 << 10
@@ -56,9 +56,9 @@ func (c *call) createQP() error {
 	f := c.f
 	q := &qp{file: f, user: c.word(attrQPUser), bfreg: -1}
 	switch t := c.word(attrQPType); t {
-	case qpRC, qpUD:
+	case qpRC, qpUC, qpUD:
 		q.typ = uint8(t)
-	case qpUC, qpRawPacket, qpXRCIni, qpXRCTgt, qpDriver:
+	case qpRawPacket, qpXRCIni, qpXRCTgt, qpDriver:
 		return syscall.EOPNOTSUPP
 	default:
 		return syscall.EINVAL
@@ -175,7 +175,7 @@ func (q *qp) decodeUHW(in []byte, n int) error {
 	default:
 		q.uidx = uidx
 	}
-	q.recvInCQE = q.typ == qpRC && flags&qpFlagScatterCQE != 0
+	q.recvInCQE = q.typ != qpUD && flags&qpFlagScatterCQE != 0
 	q.answerInCQE = q.recvInCQE && (q.sigAll || flags&qpFlagAllowScatterCQE != 0)
 	if flags&qpFlagUARPageIndex != 0 {
 		if q.uar = f.uarByIndex(bfreg); q.uar == nil {

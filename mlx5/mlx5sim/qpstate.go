@@ -89,17 +89,35 @@ var rcSteps = append([]step{
 	{stateSQE, stateRTS, 0, 0},
 }, anySteps...)
 
+var ucSteps = append([]step{
+	{stateReset, stateInit, maskPKeyIndex | maskPort | maskAccess, 0},
+	{stateInit, stateInit, 0, maskPKeyIndex | maskPort | maskAccess},
+	{stateInit, stateRTR, maskAV | maskPathMTU | maskDestQPN | maskRQPSN, maskAltPath | maskAccess | maskPKeyIndex},
+	{stateRTR, stateRTS, maskSQPSN, maskCurState | maskAltPath | maskAccess | maskPathMig},
+	{stateRTS, stateRTS, 0, maskCurState | maskAccess | maskAltPath | maskPathMig},
+	{stateSQD, stateRTS, 0, maskCurState | maskAltPath | maskAccess | maskPathMig},
+	{stateSQD, stateSQD, 0, maskAV | maskAltPath | maskAccess | maskPKeyIndex | maskPathMig},
+	{stateSQE, stateRTS, 0, maskCurState | maskAccess},
+}, anySteps...)
+
+// stepsOf is the transitions of a QP type.
+func stepsOf(typ uint8) []step {
+	switch typ {
+	case qpRC:
+		return rcSteps
+	case qpUC:
+		return ucSteps
+	}
+	return udSteps
+}
+
 // allowed reports whether a QP of type typ may go from one state to another
 // with exactly the attributes of mask.
 func allowed(typ, from, to uint8, mask uint32) bool {
 	if mask&maskCurState != 0 && from != stateRTR && from != stateRTS && from != stateSQD && from != stateSQE {
 		return false
 	}
-	steps := udSteps
-	if typ == qpRC {
-		steps = rcSteps
-	}
-	for _, s := range steps {
+	for _, s := range stepsOf(typ) {
 		if s.from == from && s.to == to {
 			return mask&s.req == s.req && mask&^(s.req|s.opt|maskState) == 0
 		}

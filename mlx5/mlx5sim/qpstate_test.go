@@ -36,16 +36,25 @@ var wantRC = map[transition]wantStep{
 	{6, 0}: {}, {6, 6}: {},
 }
 
-// TestModifyQPTakesExactlyTheTransitionsOfTheTable tries, for both types and
+var wantUC = map[transition]wantStep{
+	{0, 0}: {}, {0, 1}: {1<<3 | 1<<4 | 1<<5, 0},
+	{1, 0}: {}, {1, 6}: {}, {1, 1}: {0, 1<<3 | 1<<4 | 1<<5},
+	{1, 2}: {1<<7 | 1<<8 | 1<<12 | 1<<20, 1<<3 | 1<<4 | 1<<14},
+	{2, 0}: {}, {2, 6}: {},
+	{2, 3}: {1 << 16, 1<<1 | 1<<3 | 1<<14 | 1<<18},
+	{3, 0}: {}, {3, 6}: {}, {3, 3}: {0, 1<<1 | 1<<3 | 1<<14 | 1<<18}, {3, 4}: {0, 1 << 2},
+	{4, 0}: {}, {4, 6}: {}, {4, 3}: {0, 1<<1 | 1<<3 | 1<<14 | 1<<18},
+	{4, 4}: {0, 1<<3 | 1<<4 | 1<<7 | 1<<14 | 1<<18},
+	{5, 0}: {}, {5, 6}: {}, {5, 3}: {0, 1<<1 | 1<<3},
+	{6, 0}: {}, {6, 6}: {},
+}
+
+// TestModifyQPTakesExactlyTheTransitionsOfTheTable tries, for all types and
 // every pair of states, the required attributes, each of them missing, each
 // optional one, and each that is neither.
 func TestModifyQPTakesExactlyTheTransitionsOfTheTable(t *testing.T) {
 	tried, taken := 0, 0
-	for _, typ := range []uint8{qpUD, qpRC} {
-		table := wantUD
-		if typ == qpRC {
-			table = wantRC
-		}
+	for typ, table := range map[uint8]map[transition]wantStep{qpUD: wantUD, qpUC: wantUC, qpRC: wantRC} {
 		u := newUser(t)
 		u.getContext()
 		_, index := u.allocUAR()

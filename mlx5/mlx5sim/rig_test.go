@@ -130,7 +130,7 @@ func (n *node) qp(typ string, o qpOpts) *qp {
 		return *v
 	}
 	n.qpn++
-	q := &qp{file: n.f, pd: n.pd, uar: n.uar, qpn: or(&o.qpn, n.qpn), uidx: n.qpn & 0xff, typ: map[string]uint8{"UD": qpUD, "RC": qpRC}[typ], user: uint64(n.qpn)}
+	q := &qp{file: n.f, pd: n.pd, uar: n.uar, qpn: or(&o.qpn, n.qpn), uidx: n.qpn & 0xff, typ: map[string]uint8{"UD": qpUD, "RC": qpRC, "UC": qpUC}[typ], user: uint64(n.qpn)}
 	q.sq = wq{size: or(&o.sqSize, 64), stride: wqebbBytes}
 	q.rq = wq{size: or(&o.rqSize, 16), stride: or(&o.rqStride, 32)}
 	q.rq.buf = n.alloc(uint64(q.rq.size * q.rq.stride))
@@ -163,7 +163,7 @@ func (q *qp) to(states ...uint8) {
 	}
 }
 
-// connect connects two RC QPs and brings them to RTS.
+// connect connects two RC or UC QPs and brings them to RTS.
 func connect(a, b *qp) {
 	for _, p := range [][2]*qp{{a, b}, {b, a}} {
 		q, peer := p[0], p[1]

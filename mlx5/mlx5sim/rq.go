@@ -49,6 +49,15 @@ func (q *qp) takeRecv() (*recvWQE, recvStatus) {
 	return w, recvOK
 }
 
+// nextRecv is takeRecv, but for a UC QP that took a receive for a message which
+// was lost underway: the next message gets it.
+func (q *qp) nextRecv() (*recvWQE, recvStatus) {
+	if q.eng.recvTaken {
+		return &q.eng.recv, recvOK
+	}
+	return q.takeRecv()
+}
+
 // slot is the address of the entry of index i.
 func (w *wq) slot(i uint32) uint64 { return w.buf + uint64(i&(w.size-1))*uint64(w.stride) }
 

@@ -120,7 +120,7 @@ func (q *qp) execute(op *sendOp) bool {
 	}
 	to := d.fab.byGID[av.dgid]
 	if to != nil && (d.down || to.down) {
-		if q.typ == qpUD || q.eng.tries <= uint32(q.attr.retryCnt) {
+		if q.typ != qpRC || q.eng.tries <= uint32(q.attr.retryCnt) {
 			d.stats.Drops.PortDown++
 		}
 		return q.unreached(op)
@@ -133,10 +133,13 @@ func (q *qp) execute(op *sendOp) bool {
 		if q.wireFirst() {
 			return false
 		}
+		if q.typ == qpUC {
+			return q.executeUC(op, to)
+		}
 		return q.executeRC(op, to)
 	case routable:
 		return q.handToWire(op)
-	case q.typ == qpUD:
+	case q.typ != qpRC:
 		d.stats.Drops.Unreachable++
 	}
 	return q.unreached(op)
@@ -157,13 +160,13 @@ func (q *qp) executeHere(op *sendOp) bool {
 	return true
 }
 
-// unreached is what becomes of op where no way leads to its destination: a
-// datagram has left, an RC message is tried again.
+// unreached is what becomes of op where no way leads to its destination: an
+// unreliable message has left, an RC message is tried again.
 func (q *qp) unreached(op *sendOp) bool {
-	if q.typ != qpUD {
-		if q.wireFirst() {
-			return false
-		}
+	if q.wireFirst() {
+		return false
+	}
+	if q.typ == qpRC {
 		return q.lost(op)
 	}
 	q.sq.next = op.end()
@@ -216,13 +219,13 @@ func (q *qp) completeSend(op *sendOp, byteLen uint32) {
 }
 
 // failSend ends op with an error CQE, signaled or not. An RC QP goes to ERR
-// with everything flushed; a UD QP to SQE, where receives go on.
+// with everything flushed; a UD or UC QP to SQE, where receives go on.
 func (q *qp) failSend(op *sendOp, s syndrome) {
 	if !q.retire(op) {
 		return
 	}
 	q.sendCQ.add(&cqe{opcode: cqeReqErr, uidx: q.uidx, qpn: q.qpn, wqeOpcode: op.opcode, counter: op.wqeIndex(), syn: s})
-	if q.typ == qpUD && q.attr.state == stateRTS {
+	if q.typ != qpRC && q.attr.state == stateRTS {
 		q.attr.state = stateSQE
 		q.quiesceSQ()
 		q.flushSQ()

@@ -24,9 +24,11 @@ type Drops struct {
 	QPState     uint64 // destination QP does not take packets in its state
 	BadQKey     uint64
 	BadPKey     uint64
-	BadSource   uint64 // RC packet from an address that is not the connected peer's
-	NoReceive   uint64 // UD without a posted receive
+	BadSource   uint64 // packet of a connection from an address that is not the connected peer's
+	NoReceive   uint64 // UD or UC without a posted receive
 	TooLong     uint64 // UD that does not fit the posted receive, or beyond the MTU
+	Refused     uint64 // UC message that its QP or a key does not allow
+	Incomplete  uint64 // UC message of which a packet is missing
 	Duplicate   uint64 // PSN was seen before
 	OutOfOrder  uint64 // PSN ahead of the expected one
 	Unreachable uint64 // no route: no such device in the fabric and no link

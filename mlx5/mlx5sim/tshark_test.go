@@ -20,7 +20,7 @@ import (
 
 // tsharkFields are what tshark is asked for. It shows the ICRC, and does not
 // verify it: readPcap does that, with code that packets from hardware tested.
-var tsharkFields = []string{"ip.src", "infiniband.bth.opcode", "infiniband.bth.destqp", "infiniband.bth.psn", "infiniband.bth.padcnt", "infiniband.bth.se",
+var tsharkFields = []string{"ip.src", "infiniband.bth.opcode", "infiniband.bth.destqp", "infiniband.bth.psn", "infiniband.bth.padcnt", "infiniband.bth.se", "infiniband.bth.a",
 	"infiniband.deth.q_key", "infiniband.deth.srcqp", "infiniband.reth.va", "infiniband.reth.r_key", "infiniband.reth.dmalen",
 	"infiniband.immdt", "infiniband.ieth", "infiniband.aeth.syndrome.opcode", "infiniband.aeth.syndrome.error_code",
 	"infiniband.atomiceth.swapdt", "infiniband.atomiceth.cmpdt", "infiniband.atomicacketh.origremdt",
@@ -112,6 +112,8 @@ func TestTsharkDissectsEveryOpcode(t *testing.T) {
 	da, db := newEnd(t, a.sim, uverbs.QPTypeUD, 16), newEnd(t, b.sim, uverbs.QPTypeUD, 16)
 	da.ud()
 	db.ud()
+	ca, cb := newEnd(t, a.sim, uverbs.QPTypeUC, 16), newEnd(t, b.sim, uverbs.QPTypeUC, 16)
+	ucConnect(ca, cb)
 	ma := a.mr(8192, fullMR)
 	mb := b.mr(8192, fullMR|uverbs.AccessRemoteAtomic|uverbs.AccessMWBind)
 	ua, ub := da.mr(64, 0), db.mr(128, uverbs.AccessLocalWrite)
@@ -290,6 +292,40 @@ func TestTsharkDissectsEveryOpcode(t *testing.T) {
 		da.want(da.sendCQ, outcome{1, 0})
 		db.want(db.recvCQ, outcome{1, 0})
 	}
+	// Unreliable connections: RC's SENDs and WRITEs, and no answers.
+	ka, kb := ca.mr(4096, fullMR), cb.mr(4096, fullMR)
+	for _, m := range []*uverbs.MR{ka, kb} {
+		for i := range m.Bytes() {
+			m.Bytes()[i] = 0xa5
+		}
+	}
+	unreliable := &story{psn: ca.qp.QPN() * 7 & 0xffffff, destQP: cb.qp.QPN()}
+	for _, n := range []int{small, 3000} {
+		for i, opcode := range []uverbs.WROpcode{uverbs.WRSend, uverbs.WRSendWithImm, uverbs.WRRDMAWrite, uverbs.WRRDMAWriteWithImm} {
+			base, imm, write := 0x20, i&1, i >= 2
+			var head, tail []any
+			if write {
+				base = 0x26
+				head = []any{"reth.va", hex8(kb.Addr() + 16), "reth.r_key", hex4(kb.RKey()), "reth.dmalen", n}
+			}
+			if imm != 0 {
+				tail = []any{"immdt", "89abcdef"}
+			}
+			if n <= 1024 {
+				unreliable.say(base+4+imm, 1, append(head, append(tail, "bth.padcnt", -n&3, "bth.a", 0)...)...)
+			} else {
+				unreliable.say(base, 1, append(head, "bth.a", 0)...)
+				unreliable.say(base+1, 1, "bth.a", 0)
+				unreliable.say(base+2+imm, 1, append(tail, "bth.a", 0)...)
+			}
+			cb.recv(1, kb.SGE(0, 4096))
+			ca.send(uverbs.SendWR{WRID: 1, Opcode: opcode, Flags: uverbs.SendSignaled, ImmData: 0x89abcdef, SGList: []uverbs.SGE{ka.SGE(0, n)}, RemoteAddr: kb.Addr() + 16, RKey: kb.RKey()})
+			ca.want(ca.sendCQ, outcome{1, 0})
+			if opcode != uverbs.WRRDMAWrite {
+				cb.want(cb.recvCQ, outcome{1, 0})
+			}
+		}
+	}
 	check(t, stop())
 
 	all := readPcap(t, file.Bytes())
@@ -297,7 +333,7 @@ func TestTsharkDissectsEveryOpcode(t *testing.T) {
 	if len(all) != len(rows) {
 		t.Fatalf("tshark reads %d packets, we %d", len(rows), len(all))
 	}
-	var fromA, fromB, ud []fields
+	var fromA, fromB, ud, uc []fields
 	opcodes := map[string]bool{}
 	for i, f := range rows {
 		pkt := all[i].pkt
@@ -315,6 +351,8 @@ func TestTsharkDissectsEveryOpcode(t *testing.T) {
 			fromB = append(fromB, f)
 		case f["deth.srcqp"] != "":
 			ud = append(ud, f)
+		case f["bth.destqp"] == fmt.Sprintf("0x%06x", cb.qp.QPN()):
+			uc = append(uc, f)
 		default:
 			fromA = append(fromA, f)
 		}
@@ -322,8 +360,9 @@ func TestTsharkDissectsEveryOpcode(t *testing.T) {
 	req.compare(t, "requester", fromA)
 	resp.compare(t, "responder", fromB)
 	datagrams.compare(t, "datagrams", ud)
-	if len(opcodes) != 25 {
-		t.Errorf("%d opcodes of 25: %v", len(opcodes), opcodes)
+	unreliable.compare(t, "unreliable connection", uc)
+	if len(opcodes) != 37 {
+		t.Errorf("%d opcodes of 37: %v", len(opcodes), opcodes)
 	}
 }
 

@@ -61,11 +61,15 @@ func (d *Device) flushWire() {
 	for i := 0; i < len(w.touched); i++ {
 		q := w.touched[i]
 		q.req.touched = false
-		if d.qps[q.qpn] != q || q.typ != qpRC {
+		if d.qps[q.qpn] != q || q.typ == qpUD {
 			continue
 		}
-		q.respond()
-		q.pump()
+		if q.typ == qpUC {
+			q.pumpUC()
+		} else {
+			q.respond()
+			q.pump()
+		}
 		q.refill()
 		if now == 0 && (q.req.ready || q.resp.jobs.n > 0) {
 			now = w.now()
@@ -232,7 +236,7 @@ func (d *Device) receive(from netip.AddrPort, ip, b []byte) {
 	}
 	q := d.qps[p.DestQPN]
 	switch {
-	case q == nil || q.typ != qpRC:
+	case q == nil || q.typ == qpUD || p.Opcode.IsUC() != (q.typ == qpUC):
 		drops.NoQP++
 	case !q.receives():
 		drops.QPState++
@@ -241,6 +245,8 @@ func (d *Device) receive(from netip.AddrPort, ip, b []byte) {
 		}
 	case !q.isPeer(from.Addr()):
 		drops.BadSource++
+	case q.typ == qpUC:
+		q.onUC(&p)
 	case p.Opcode.IsResponse():
 		q.onResponse(&p)
 	default:

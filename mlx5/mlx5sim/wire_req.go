@@ -6,7 +6,8 @@ import (
 	"github.com/rrppcc-go/rrppcc/internal/roce"
 )
 
-// requester is an RC QP's sending half over the link (IBTA 9.7). Operations
+// requester is a connected QP's sending half over the link (IBTA 9.7); what UC
+// does otherwise is in pumpUC. Operations
 // that the SQ handed over wait in a ring until they are acknowledged. Packet i
 // of an operation has PSN psn+i and, of the data, the i-th MTU; for a READ these
 // are the PSNs of the responses. Going back is therefore only moving the send
@@ -34,6 +35,7 @@ type requester struct {
 	// Flow control: as many PSNs in flight as the path takes without loss,
 	// learnt as TCP does, in packets.
 	window, threshold, credit int32
+	burst                     uint32 // UC: packets that it has sent since it paused
 
 	reads     [maxReads]uint32 // PSNs behind the READ and atomic requests in flight
 	readsHead uint32
@@ -251,9 +253,13 @@ func (q *qp) sendPacket(o *wireOp, closes bool) syndrome {
 	off := uint64(r.pkt) * uint64(r.mtu)
 	n := int(min(uint64(r.mtu), o.op.length-off))
 	opcode := requestOpcode(o.op.opcode, first, last)
+	ack := last || closes || r.pkt%ackEvery == ackEvery-1
+	if q.typ == qpUC {
+		opcode, ack = opcode|roce.UCSendFirst, false
+	}
 	b := d.room(roce.Size(opcode, n))
 	h := roce.BTH{Opcode: opcode, Solicited: last && o.op.solicited, MigReq: true, Pad: uint8(roce.Pad(n)), PKey: defaultPKey,
-		DestQPN: q.attr.destQPN, AckReq: last || closes || r.pkt%ackEvery == ackEvery-1, PSN: r.snd}
+		DestQPN: q.attr.destQPN, AckReq: ack, PSN: r.snd}
 	h.Put(b)
 	at := opcode.HeaderSize()
 	if opcode.IsWrite() && first {
@@ -274,7 +280,7 @@ func (q *qp) sendPacket(o *wireOp, closes bool) syndrome {
 	return synOK
 }
 
-// requestOpcode is the wire's opcode for a packet of the WQE opcode op.
+// requestOpcode is RC's opcode for a packet of the WQE opcode op.
 func requestOpcode(op uint8, first, last bool) roce.Opcode {
 	base := roce.RCSendFirst
 	if op == opWrite || op == opWriteImm {
@@ -493,6 +499,10 @@ func (q *qp) setRequestDeadline(now time.Duration) {
 	switch {
 	case !r.ready:
 		r.deadline = 0
+	case q.typ == qpUC:
+		if r.burst > 0 && r.deadline == 0 {
+			r.deadline = now + ucPause
+		}
 	case r.waitRNR != 0:
 		if r.rearm {
 			r.deadline = now + r.waitRNR
@@ -512,6 +522,10 @@ func (q *qp) setRequestDeadline(now time.Duration) {
 func (q *qp) expire() {
 	r := &q.req
 	q.touch()
+	if q.typ == qpUC {
+		r.burst = 0
+		return
+	}
 	if r.waitRNR != 0 {
 		r.waitRNR = 0
 		return

@@ -396,13 +396,21 @@ func FuzzReceive(f *testing.F) {
 	for _, op := range []roce.Opcode{roce.RCCmpSwap, roce.RCFetchAdd} {
 		f.Add(seed.packet(roce.BTH{Opcode: op, PSN: 0x200, AckReq: true}, atomicETH(m.iova, m.key, 1, 0), nil), uint8(3))
 	}
+	for _, op := range []roce.Opcode{roce.UCSendFirst, roce.UCSendMiddle, roce.UCSendLastImm, roce.UCSendOnly, roce.UCWriteMiddle} {
+		f.Add(seed.packet(roce.BTH{Opcode: op, PSN: 0x200}, nil, make([]byte, 1024)), uint8(19))
+	}
+	f.Add(seed.packet(roce.BTH{Opcode: roce.UCWriteFirst, PSN: 0x200}, reth(m.iova, m.key, 2048), make([]byte, 1024)), uint8(18))
 	f.Add(seed.packet(roce.BTH{Opcode: roce.RCSendLastInv, PSN: 0x200}, []byte{0, 1, 2, 3}, nil), uint8(1))
 	f.Add(seed.packet(roce.BTH{Opcode: roce.RCAtomicAck, PSN: 0x102}, make([]byte, 12), nil), uint8(1))
 	f.Fuzz(func(t *testing.T, b []byte, again uint8) {
 		if len(b) < 16 || len(b) > 5000 {
 			return
 		}
-		s := newStranger(t, func(q *qp) {
+		typ := "RC"
+		if again&16 != 0 {
+			typ = "UC"
+		}
+		s := newStrangerOf(t, typ, func(q *qp) {
 			q.attr.access |= accessRemoteAtomic
 			q.recvInCQE, q.answerInCQE = again&4 != 0, again&4 != 0
 		})

@@ -40,8 +40,10 @@ func lossyPair(t testing.TB, seed uint64, f Faults) *wirePair {
 }
 
 // connect makes an RC QP on each side and connects them.
-func (p *wirePair) connect(o qpOpts, set func(q *qp)) (a, b *qp) {
-	a, b = p.a.qp("RC", o), p.b.qp("RC", o)
+func (p *wirePair) connect(o qpOpts, set func(q *qp)) (a, b *qp) { return p.connectOf("RC", o, set) }
+
+func (p *wirePair) connectOf(typ string, o qpOpts, set func(q *qp)) (a, b *qp) {
+	a, b = p.a.qp(typ, o), p.b.qp(typ, o)
 	for _, q := range []*qp{a, b} {
 		q.attr.minRNRTimer = 1 // 10 us
 		q.attr.retryCnt = 7
@@ -161,13 +163,15 @@ type stranger struct {
 
 // newStranger connects an RC QP to a peer that does not exist. The QP sends
 // from PSN 0x100 on and expects 0x200.
-func newStranger(t testing.TB, set func(q *qp)) *stranger {
+func newStranger(t testing.TB, set func(q *qp)) *stranger { return newStrangerOf(t, "RC", set) }
+
+func newStrangerOf(t testing.TB, typ string, set func(q *qp)) *stranger {
 	r := newRig(t)
 	r.arena.mem = make([]byte, 4<<20)
 	s := &stranger{node: r.node(r.device("10.0.0.1")), link: &captureLink{}, addr: netip.MustParseAddrPort("10.0.0.2:4791")}
 	s.d.link = s.link
 	s.flow = roce.NewFlow(s.addr, netip.AddrPortFrom(s.d.addr, roce.Port))
-	s.q = s.qp("RC", qpOpts{})
+	s.q = s.qp(typ, qpOpts{})
 	s.q.attr.destQPN = 0x77
 	s.q.attr.dest.dgid = s.addr.Addr().As16()
 	s.q.attr.sqPSN, s.q.attr.rqPSN = 0x100, 0x200

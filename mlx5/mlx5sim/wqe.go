@@ -69,7 +69,7 @@ type sendOp struct {
 	swapAdd   uint64 // of an atomic: what to put or to add
 	compare   uint64
 	inline    uint8  // bytes of the answer that the CQE carries
-	av        udAV   // UD only; an RC QP's address is qp.attr.dest
+	av        udAV   // UD only; a connected QP's address is qp.attr.dest
 	wqe       []byte // ds*16 bytes, where inline sges point
 	hasInline bool
 
@@ -140,12 +140,16 @@ func (op *sendOp) decode(wqe []byte, typ uint8, qpn uint32) syndrome {
 	case opNOP:
 		return synOK
 	case opSend, opSendImm:
-	case opSendInv, opWrite, opWriteImm, opRead, opCmpSwap, opFetchAdd:
+	case opWrite, opWriteImm:
+		if typ == qpUD {
+			return synLocalQPOp
+		}
+	case opSendInv, opRead, opCmpSwap, opFetchAdd:
 		if typ != qpRC {
 			return synLocalQPOp
 		}
 	case opUMR:
-		if typ != qpRC || len(wqe) < umrSize(wqe) {
+		if typ == qpUD || len(wqe) < umrSize(wqe) {
 			return synLocalQPOp
 		}
 		return synOK

@@ -11,6 +11,7 @@ type Capability string
 
 const (
 	SRQ           Capability = "shared receive queues"
+	UC            Capability = "unreliable connections"
 	Atomics       Capability = "compare-and-swap and fetch-and-add"
 	Invalidation  Capability = "SEND_WITH_INV and LOCAL_INV"
 	MemoryWindows Capability = "memory windows"

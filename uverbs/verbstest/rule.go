@@ -29,6 +29,7 @@ const (
 	RuleNoQPRead      Rule = "READ from a QP without AccessRemoteRead"
 	RuleAccessEvent   Rule = "async event at the responder of a WRITE with a bad rkey"
 	RuleUDRecvSmall   Rule = "UD datagram longer than the receive"
+	RuleUCRecvSmall   Rule = "UC SEND longer than the receive"
 	RuleMisaligned    Rule = "atomic on an address that is not aligned to 8"
 	RuleWindowBounds  Rule = "WRITE over the end of a memory window, within its region"
 
@@ -81,6 +82,7 @@ var rules = map[Rule]string{
 	RuleNoQPRead:      status(uverbs.WCRemInvReqErr),
 	RuleAccessEvent:   uverbs.EventQPAccessErr.String(),
 	RuleUDRecvSmall:   status(uverbs.WCLocLenErr),
+	RuleUCRecvSmall:   status(uverbs.WCLocLenErr),
 	RuleMisaligned:    status(uverbs.WCRemInvReqErr),
 	RuleRecvAfterErr:  status(uverbs.WCWRFlushErr),
 	RuleFlushEvent:    anEvent,
