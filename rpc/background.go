@@ -18,11 +18,14 @@ import (
 // at most the sum of the windows of all sessions. A handler that wants fewer
 // uses a semaphore, which it must not hold over nested calls.
 //
-// A nested call takes a slot of its session's window for as long as it takes. A
-// chain of calls that comes along one session again and again needs a slot each
-// time: where all are taken by chains that need one more, the next call waits in
-// the backlog until the deadline of one of them. Chains to and fro of depth d,
-// n at a time, need a window of n*d/2, or sessions of their own.
+// A nested call takes a slot of its session's window for as long as it takes, and
+// a chain of calls that comes along one session again and again needs a slot each
+// time. Nested calls of h.Call, h.Begin and h.Enqueue cannot end up waiting for
+// each other for ever: where they find no slot free, the session gets a lane, a
+// second session that nobody sees, to the same endpoint (WithNesting). Calls that
+// a handler makes by other means, such as Session.Call, wait in the backlog, and
+// where all slots are taken by chains that need one more, until the deadline of one
+// of them.
 func (ep *Endpoint) HandleBackground(reqType uint8, fn Handler) {
 	if fn == nil {
 		ep.e.Handle(reqType, nil)

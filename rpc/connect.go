@@ -53,7 +53,7 @@ func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Sessio
 		ctx, cancel = context.WithTimeout(ctx, connectTimeout)
 		defer cancel()
 	}
-	s := &Session{ep: ep, remote: uri, id: id, ended: make(chan struct{})}
+	s := &Session{ep: ep, remote: uri, id: id, credits: ep.opt.credits, ended: make(chan struct{})}
 	if err := ep.newSession(s); err != nil {
 		return nil, s.connectError(err)
 	}
@@ -72,7 +72,7 @@ func (ep *Endpoint) Connect(ctx context.Context, uri string, id uint16) (*Sessio
 // As everything, it needs the loop: the session comes up while somebody drives
 // the endpoint.
 func (ep *Endpoint) Open(uri string, id uint16) *Session {
-	s := &Session{ep: ep, remote: uri, id: id, passive: true, ended: make(chan struct{}), opening: make(chan struct{})}
+	s := &Session{ep: ep, remote: uri, id: id, passive: true, credits: ep.opt.credits, ended: make(chan struct{}), opening: make(chan struct{})}
 	if err := ep.newSession(s); err != nil {
 		s.err = s.connectError(err)
 		close(s.ended)
@@ -81,18 +81,29 @@ func (ep *Endpoint) Open(uri string, id uint16) *Session {
 		ep.submit(op{kind: opFunc, fn: s.begin})
 		return s
 	}
+	ep.submit(op{kind: opFunc, fn: s.begin}) // ahead of the session's first request
+	ep.bringUp(s)
+	return s
+}
+
+// bringUp connects a session that somebody opened, in the background.
+func (ep *Endpoint) bringUp(s *Session) {
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	ctx, s.cancel = context.WithCancelCause(ctx)
-	ep.submit(op{kind: opFunc, fn: s.begin}) // ahead of the session's first request
 	go func() {
 		defer ep.connecting.Done()
 		defer cancel()
+		if s.main != nil && s.main.opening != nil { // a lane follows the session that it is of
+			select {
+			case <-s.main.opening:
+			case <-ctx.Done():
+			}
+		}
 		ep.connect(ctx, s) // the session has the error
 		s.opened.Store(true)
 		close(s.opening)
 		ep.wakeUp() // whoever drives the loop until now
 	}()
-	return s
 }
 
 // connectError says what did not come up, and why.
@@ -143,10 +154,10 @@ func (ep *Endpoint) newSession(s *Session) error {
 	if err := ep.failed.Load(); err != nil {
 		return *err
 	}
-	if ep.ringFree < ep.opt.credits {
+	if ep.ringFree < s.credits {
 		return ErrRingExhausted
 	}
-	ep.ringFree -= ep.opt.credits
+	ep.ringFree -= s.credits
 	ep.sessions[s] = true
 	ep.connecting.Add(1)
 	return nil
@@ -157,7 +168,7 @@ func (ep *Endpoint) newSession(s *Session) error {
 func (ep *Endpoint) freeCredits(s *Session) {
 	if ep.sessions[s] && !s.creditsFree {
 		s.creditsFree = true
-		ep.ringFree += ep.opt.credits
+		ep.ringFree += s.credits
 	}
 }
 
@@ -383,10 +394,14 @@ func (ep *Endpoint) shake(ctx context.Context, s *Session, p *pair) (*nexus.Conn
 }
 
 func (ep *Endpoint) hello(s *Session, p *pair) *hello {
-	return &hello{
-		window: uint8(ep.opt.window), credits: uint16(ep.opt.credits), pair: p.id, addr: p.peer.Local(),
+	h := &hello{
+		window: uint8(ep.opt.window), credits: uint16(s.credits), pair: p.id, addr: p.peer.Local(),
 		session: s.es.Index(), token: s.es.Token(), maxMessage: uint64(ep.opt.maxMessage),
 	}
+	if s.main != nil && s.es.Client() { // the answer says nothing of lanes
+		h.lane, h.main = s.lane, s.main.es.Remote()
+	}
+	return h
 }
 
 // install brings the session up in the loop. It reports false if the pair has
@@ -419,10 +434,12 @@ func (ep *Endpoint) abandon(s *Session, err error) {
 	}
 	cleanup := func() {
 		if s.es != nil {
+			s.laneFailed(err)
 			s.es.Fail(ep.now, err)
 		}
 		s.endOnce.Do(func() {
 			s.err = err
+			s.endLanes()
 			ep.forget(s)
 			close(s.ended)
 		})
@@ -479,7 +496,7 @@ func (a acceptor) Accept(ctx context.Context, conn *nexus.Conn, payload []byte) 
 	if int(h.window) != ep.opt.window {
 		return nil, &nexus.RefusedError{Reason: nexus.ReasonBadRequest, Text: fmt.Sprintf("window is %d here, %d there", ep.opt.window, h.window)}
 	}
-	s := &Session{ep: ep, remote: conn.Peer().Addr().String(), conn: conn, passive: true, ended: make(chan struct{})}
+	s := &Session{ep: ep, remote: conn.Peer().Addr().String(), conn: conn, passive: true, credits: ep.creditsOf(h.lane), lane: h.lane, ended: make(chan struct{})}
 	switch err := ep.newSession(s); {
 	case errors.Is(err, ErrRingExhausted):
 		return nil, &nexus.RefusedError{Reason: nexus.ReasonRingExhausted, Text: err.Error()}
@@ -537,9 +554,16 @@ func (ep *Endpoint) accept(ctx context.Context, s *Session, h *hello) (reply []b
 	}
 	up := false
 	err = s.on(ctx, func() {
+		if h.lane != 0 {
+			if s.main = ep.laneMain(h.main, s.pair); s.main == nil {
+				return
+			}
+		}
 		s.es = ep.e.NewSession(false, random32())
 		s.es.User = s
-		up = ep.install(s, h)
+		if up = ep.install(s, h); up && s.main != nil {
+			s.main.addLane(s)
+		}
 	})
 	if err == nil && !up {
 		err = ErrPeerDead

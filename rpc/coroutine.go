@@ -180,14 +180,14 @@ type Pending struct {
 func (h *RequestHandle) Begin(s *Session, reqType uint8, req, resp msgbuf.Buf) Pending {
 	switch {
 	case h.style == background:
-		return Pending{h: h, r: s.Go(reqType, req, resp)}
+		return Pending{h: h, r: s.send(reqType, req, resp, h.nesting())}
 	case h.style != suspendable || h.co == nil || s.ep != h.ep:
 		return Pending{err: ErrCannotWait}
 	}
 	c := h.co
 	i := len(c.calls)
 	c.calls = append(c.calls, nested{})
-	s.Enqueue(reqType, req, resp, uint64(i), c.done)
+	s.enqueue(reqType, req, resp, uint64(i), c.done, h.nesting())
 	return Pending{c: c, i: i}
 }
 
@@ -219,7 +219,7 @@ func (p Pending) Wait() error {
 // request is given up.
 func (h *RequestHandle) Call(s *Session, reqType uint8, req, resp msgbuf.Buf) error {
 	if h.style == background {
-		return s.Call(h.ep.life, reqType, req, resp)
+		return s.call(h.ep.life, reqType, req, resp, h.nesting())
 	}
 	return h.Begin(s, reqType, req, resp).Wait()
 }

@@ -32,6 +32,10 @@
 // way between the loop and the handler wakes somebody up. So coroutines are for
 // handlers that call, background handlers for those that compute or block.
 //
+// Nested calls that a handler makes by its RequestHandle (Call, Begin, Enqueue)
+// never end up waiting for each other in a circle, however they nest: see
+// HandleBackground and WithNesting.
+//
 // # Buffers
 //
 // Messages live in registered memory, [msgbuf.Buf], from Endpoint.Alloc,

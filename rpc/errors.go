@@ -42,6 +42,9 @@ var (
 	// ErrCannotWait: a handler that was bound with Handle waits for a nested call,
 	// or one bound with HandleCoroutine does on a session of another endpoint.
 	ErrCannotWait = errors.New("rpc: handler cannot wait for this call; bind it with HandleBackground, or with HandleCoroutine and use the endpoint's own sessions")
+	// ErrNesting: a nested call finds every slot taken by calls that may wait for
+	// it, and there is no further lane (WithNesting).
+	ErrNesting = errors.New("rpc: nested calls have taken every slot and lane of the session")
 	// ErrDevice: the device stopped working; the endpoint must be closed.
 	ErrDevice = errors.New("rpc: device failed")
 )

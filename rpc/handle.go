@@ -63,7 +63,27 @@ func (h *RequestHandle) Context() context.Context { return h.ep.life }
 // Session returns the server's end of the session.
 func (h *RequestHandle) Session() *Session {
 	s, _ := h.h.Session().User.(*Session)
+	if s != nil && s.main != nil {
+		return s.main // nobody knows lanes
+	}
 	return s
+}
+
+// nesting is the lane of the handler's nested calls: the one that its own
+// request came by.
+func (h *RequestHandle) nesting() int16 {
+	if s, ok := h.h.Session().User.(*Session); ok {
+		return int16(s.lane)
+	}
+	return notNested
+}
+
+// Enqueue is Session.Enqueue for a nested request, from the handler itself or
+// from the callback of another: a handler that defers its answer until nested
+// requests have ended. Unlike Session.Enqueue, it cannot end in a deadlock with
+// other handlers that wait; see HandleBackground.
+func (h *RequestHandle) Enqueue(s *Session, reqType uint8, req, resp msgbuf.Buf, tag uint64, fn func(*Request)) {
+	s.enqueue(reqType, req, resp, tag, fn, h.nesting())
 }
 
 // Response returns a buffer of n bytes for the response: for small ones the

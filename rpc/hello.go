@@ -35,7 +35,9 @@ const helloVersion = 1
 //	    64    4  generation: 0 for a session; otherwise the number of the RC
 //	             connection that takes the place of the pair's broken one, and
 //	             session and token are zero
-//	    68    8  zero
+//	    68    1  lane: 0 for a session of its own, else the number of the lane
+//	    69    3  zero
+//	    72    4  of a lane: the receiver's index of the session that it is of
 type hello struct {
 	window     uint8
 	credits    uint16
@@ -45,6 +47,8 @@ type hello struct {
 	token      uint32
 	maxMessage uint64
 	generation uint32
+	lane       uint8
+	main       uint32
 }
 
 var errHello = errors.New("malformed endpoint parameters")
@@ -67,6 +71,8 @@ func (h *hello) encode() []byte {
 	be.PutUint32(b[52:], h.token)
 	be.PutUint64(b[56:], h.maxMessage)
 	be.PutUint32(b[64:], h.generation)
+	b[68] = h.lane
+	be.PutUint32(b[72:], h.main)
 	return b
 }
 
@@ -87,10 +93,12 @@ func decodeHello(b []byte) (h hello, err error) {
 		token:      be.Uint32(b[52:]),
 		maxMessage: be.Uint64(b[56:]),
 		generation: be.Uint32(b[64:]),
+		lane:       b[68],
+		main:       be.Uint32(b[72:]),
 	}
 	switch {
 	case h.window == 0 || h.window > 64, h.addr.MTU.Bytes() == 0, h.addr.QPN>>24 != 0, h.addr.RCQPN>>24 != 0, h.addr.RCPSN>>24 != 0,
-		h.pair == 0, h.maxMessage == 0, be.Uint64(b[68:]) != 0:
+		h.pair == 0, h.maxMessage == 0, b[69]|b[70]|b[71] != 0, h.lane == 0 && h.main != 0, h.lane > maxLanes:
 		return hello{}, errHello
 	}
 	return h, nil

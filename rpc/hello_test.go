@@ -14,6 +14,7 @@ import (
 func sampleHello() hello {
 	h := hello{
 		window: 8, credits: 32, pair: 0x0123456789abcdef, session: 0xfffffffe, token: 0xdeadbeef, maxMessage: 1 << 30, generation: 0x00c0ffee,
+		lane: 3, main: 0x00facade,
 		addr: transport.Address{LID: 0x1234, QPN: 0xabcdef, QKey: 0x11223344, RCQPN: 0xfedcba, RCPSN: 0xffffff, MTU: uverbs.MTU4096},
 	}
 	for i := range h.addr.GID {
@@ -44,7 +45,7 @@ func TestHelloLayout(t *testing.T) {
 		0x00, 0xfe, 0xdc, 0xba, 0x00, 0xff, 0xff, 0xff,
 		0xff, 0xff, 0xff, 0xfe, 0xde, 0xad, 0xbe, 0xef,
 		0, 0, 0, 0, 0x40, 0, 0, 0,
-		0x00, 0xc0, 0xff, 0xee, 0, 0, 0, 0, 0, 0, 0, 0,
+		0x00, 0xc0, 0xff, 0xee, 3, 0, 0, 0, 0x00, 0xfa, 0xca, 0xde,
 	}
 	if got := h.encode(); !bytes.Equal(got, want) {
 		t.Errorf("got  %x\nwant %x", got, want)
@@ -77,8 +78,10 @@ func TestHelloRejectsWhatCannotBe(t *testing.T) {
 		"RC QPN of 25":     func(b []byte) { b[40] = 1 },
 		"PSN of 25 bits":   func(b []byte) { b[44] = 1 },
 		"no message":       func(b []byte) { clear(b[56:64]) },
-		"reserved at 68":   func(b []byte) { b[68] = 1 },
-		"reserved at last": func(b []byte) { b[75] = 1 },
+		"lane 65":          func(b []byte) { b[68] = 65 },
+		"main of no lane":  func(b []byte) { b[68] = 0 },
+		"reserved at 69":   func(b []byte) { b[69] = 1 },
+		"reserved at last": func(b []byte) { b[71] = 1 },
 	} {
 		h := sampleHello()
 		b := h.encode()

@@ -73,7 +73,7 @@ func (ep *Endpoint) runOps() int {
 		o := &ops[i]
 		switch o.kind {
 		case opStart:
-			o.req.sess.es.Start(ep.now, &o.req.call)
+			ep.start(o.req)
 		case opAbort:
 			if !o.req.over.Load() {
 				o.req.call.Abort(ep.now)

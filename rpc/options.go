@@ -23,6 +23,8 @@ type options struct {
 	timeout    time.Duration
 	spin       time.Duration
 	workers    int
+	nesting    int
+	laneIdle   time.Duration
 	faults     *Faults
 
 	initialRTO, minRTO, maxRTO time.Duration // of the engine
@@ -42,6 +44,8 @@ func defaultOptions() options {
 		timeout:    30 * time.Second,
 		spin:       50 * time.Microsecond,
 		workers:    8,
+		nesting:    16,
+		laneIdle:   10 * time.Second,
 
 		initialRTO: 20 * time.Millisecond,
 		minRTO:     5 * time.Millisecond,
@@ -94,6 +98,13 @@ func WithCredits(n int) Option { return func(o *options) { o.credits = max(n, 1)
 // other, however their calls nest.
 func WithWorkers(n int) Option { return func(o *options) { o.workers = max(n, 0) } }
 
+// WithNesting sets how many lanes a session may have, 0 to 64; 16 by default.
+// HandleBackground says what they are for. A lane is made when nested calls find
+// no slot, takes twice the window of the receive ring at both ends, and goes when
+// it was not needed for ten seconds. With 0, nested calls wait for slots as others
+// do.
+func WithNesting(n int) Option { return func(o *options) { o.nesting = n } }
+
 // WithMaxMessage sets the longest request that is sent or taken and the longest
 // response, in bytes; 1 GiB by default, which is also the most.
 func WithMaxMessage(n int) Option { return func(o *options) { o.maxMessage = n } }
@@ -130,6 +141,8 @@ func (o *options) check() error {
 		return fmt.Errorf("rpc: receive ring of %d buffers; %d to %d are possible", o.ringDepth, o.credits, 1<<16)
 	case o.maxMessage < 1 || o.maxMessage > msgbuf.MaxSize:
 		return fmt.Errorf("rpc: longest message of %d bytes; 1 to %d are possible", o.maxMessage, msgbuf.MaxSize)
+	case o.nesting < 0 || o.nesting > maxLanes:
+		return fmt.Errorf("rpc: %d lanes for nested calls; 0 to %d are possible", o.nesting, maxLanes)
 	case o.requestMem <= 0:
 		return fmt.Errorf("rpc: memory for requests of %d bytes", o.requestMem)
 	case o.timeout <= 0:

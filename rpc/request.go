@@ -20,7 +20,8 @@ type Request struct {
 	fn   func(*Request) // Enqueue's callback
 	tag  uint64
 
-	aborted bool // by Wait: an abort may still be in the submission queue
+	aborted bool  // by Wait: an abort may still be in the submission queue
+	lane    int16 // by which the request of the handler came that waits for it, or notNested
 }
 
 // Done is closed when the request is done.

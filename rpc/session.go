@@ -24,6 +24,13 @@ type Session struct {
 	id     uint16 // remote endpoint; 0 at the server's end
 
 	passive bool // what brings it up must not drive the loop
+	credits int  // of our ring
+
+	lane     uint8       // 0 for a session that users know; see nesting
+	main     *Session    // whose lane it is
+	lanes    *lanes      // of a main session; the loop's
+	lastUsed int64       // of a lane; the loop's
+	laned    atomic.Bool // there are lanes, or were
 
 	// Of Open; nil otherwise.
 	opening chan struct{} // closed when the session is up, or has ended without
@@ -43,8 +50,11 @@ type Session struct {
 // requests are reused by Call.
 var requests = sync.Pool{New: func() any { return &Request{done: make(chan struct{}, 1)} }}
 
+// notNested is the lane of a request that no handler waits for.
+const notNested = -1
+
 func (r *Request) prepare(s *Session, reqType uint8, req, resp msgbuf.Buf, deadline int64) {
-	r.sess, r.err = s, nil
+	r.sess, r.err, r.lane = s, nil, notNested
 	r.over.Store(false)
 	r.call = engine.Call{Type: reqType, Req: req, Resp: resp, Deadline: deadline, Fn: finished, User: r}
 }
@@ -68,8 +78,13 @@ func (ep *Endpoint) deadline(ctx context.Context) int64 {
 // context.DeadlineExceeded or context.Canceled as soon as no NIC can touch the
 // buffers any more, within about a round trip.
 func (s *Session) Call(ctx context.Context, reqType uint8, req, resp msgbuf.Buf) error {
+	return s.call(ctx, reqType, req, resp, notNested)
+}
+
+func (s *Session) call(ctx context.Context, reqType uint8, req, resp msgbuf.Buf, lane int16) error {
 	r := requests.Get().(*Request)
 	r.prepare(s, reqType, req, resp, s.ep.deadline(ctx))
+	r.lane = lane
 	if !s.ep.submit(op{kind: opStart, req: r}) {
 		requests.Put(r)
 		return ErrClosed
@@ -86,8 +101,13 @@ func (s *Session) Call(ctx context.Context, reqType uint8, req, resp msgbuf.Buf)
 // Go sends a request and returns at once; the Request tells when it is done.
 // Its deadline is that of WithRequestTimeout.
 func (s *Session) Go(reqType uint8, req, resp msgbuf.Buf) *Request {
+	return s.send(reqType, req, resp, notNested)
+}
+
+func (s *Session) send(reqType uint8, req, resp msgbuf.Buf, lane int16) *Request {
 	r := &Request{done: make(chan struct{})}
 	r.prepare(s, reqType, req, resp, s.ep.deadline(context.Background()))
+	r.lane = lane
 	if !s.ep.submit(op{kind: opStart, req: r}) {
 		r.err = ErrClosed
 		r.over.Store(true)
@@ -102,6 +122,10 @@ func (s *Session) Go(reqType uint8, req, resp msgbuf.Buf) *Request {
 // allocation and no lock. fn may be called before Enqueue returns if the session
 // is closed.
 func (s *Session) Enqueue(reqType uint8, req, resp msgbuf.Buf, tag uint64, fn func(*Request)) {
+	s.enqueue(reqType, req, resp, tag, fn, notNested)
+}
+
+func (s *Session) enqueue(reqType uint8, req, resp msgbuf.Buf, tag uint64, fn func(*Request), lane int16) {
 	ep := s.ep
 	var r *Request
 	if n := len(ep.recycled); n > 0 {
@@ -112,11 +136,20 @@ func (s *Session) Enqueue(reqType uint8, req, resp msgbuf.Buf, tag uint64, fn fu
 	}
 	now := ep.tick() // read by the first since the last round: once per burst
 	r.prepare(s, reqType, req, resp, now+int64(ep.opt.timeout))
-	r.fn, r.tag = fn, tag
+	r.fn, r.tag, r.lane = fn, tag, lane
 	if s.es == nil { // just opened
 		s.begin()
 	}
-	s.es.Start(ep.now, &r.call)
+	ep.start(r)
+}
+
+// start starts a request in the loop.
+func (ep *Endpoint) start(r *Request) {
+	if r.lane >= 0 {
+		r.sess.startNested(r)
+		return
+	}
+	r.sess.es.Start(ep.now, &r.call)
 }
 
 func (ep *Endpoint) recycle(r *Request) {
@@ -188,6 +221,7 @@ func (s *Session) close(ctx context.Context) error {
 		if s.es.Client() {
 			s.quiesce(ctx)
 		}
+		s.closeLanes(ctx)
 		if s.conn != nil {
 			s.closeErr = s.conn.Close(ctx)
 		}
@@ -229,6 +263,7 @@ func (s *Session) end(err error) {
 			}
 			s.es.Fail(ep.now, err)
 		}
+		s.endLanes()
 		ep.forget(s)
 		close(s.ended)
 	})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -114,7 +115,7 @@ var waitingTests = []test{
 	{"CallsNestToDepthSixteen", nil, func(e *env) {
 		// To and fro between two servers that keep one worker each: every level
 		// but one needs a goroutine more. Eight slots of the window each way are
-		// just enough.
+		// just enough for one chain.
 		ep, s := e.between(ServerConfig{Workers: 1})
 		for _, typ := range waitingTypes {
 			for depth := range 17 {
@@ -141,39 +142,142 @@ var waitingTests = []test{
 			}
 		}
 	}},
-	{"CallsThatNestDeeperThanTheWindowEnd", []Capability{LocalPeers}, func(e *env) {
-		// No slot is left for the last call: it ends at its deadline, and the
-		// others with it. Nothing hangs, and the session goes on.
+	{"ManyCallsNestDeeperThanTheirWindows", nil, func(e *env) {
+		// Chains that together need more slots than the two sessions between the
+		// servers have: they get lanes, and all of them come through.
+		ep, s := e.between(ServerConfig{Workers: 2})
+		uri, id := s.Remote()
+		via := []*rpc.Session{s, e.connect(ep, uri, id)}
+		for _, typ := range waitingTypes {
+			for _, chains := range []int{2, 16} {
+				var reqs []*rpc.Request
+				for i := range chains {
+					n := []int{8, 9000}[i/2%2]
+					reqs = append(reqs, via[i%2].Go(typ, e.data(ep, append([]byte{16}, random(n, uint32(i))...)), e.buf(ep, n)))
+				}
+				for _, r := range reqs {
+					e.must(e.wait(r))
+					e.same(r.Resp().Bytes(), r.Req().Bytes()[1:])
+				}
+			}
+		}
+	}},
+	{"NestedCallsBeyondEveryLaneEnd", []Capability{LocalPeers}, func(e *env) {
+		// One chain along one session of two slots. Without lanes its third call
+		// waits for a slot, as all calls do, until its deadline; with two lanes
+		// there is room for six, and the seventh ends at once.
 		for bind, handle := range map[string]func(*rpc.Endpoint, uint8, rpc.Handler){
 			"background": (*rpc.Endpoint).HandleBackground, "coroutine": (*rpc.Endpoint).HandleCoroutine,
 		} {
-			ep := e.endpoint(e.process(ProcessConfig{}), 1, rpc.WithWindow(4), rpc.WithRequestTimeout(100*time.Millisecond))
-			var self atomic.Pointer[rpc.Session]
-			handle(ep, 1, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
-				ttl := h.Bytes()[0]
-				if ttl == 0 {
-					return respond(h, []byte("end"))
+			for lanes, timeout := range map[int]time.Duration{0: 100 * time.Millisecond, 2: time.Hour} {
+				ep := e.endpoint(e.process(ProcessConfig{}), 1, rpc.WithWindow(2), rpc.WithNesting(lanes), rpc.WithRequestTimeout(timeout))
+				var self atomic.Pointer[rpc.Session]
+				var refused atomic.Int32
+				handle(ep, 1, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
+					ttl := h.Bytes()[0]
+					if ttl == 0 {
+						return respond(h, []byte("end"))
+					}
+					req, err := ep.Alloc(1)
+					if err != nil {
+						return msgbuf.Buf{}, err
+					}
+					defer req.Free()
+					req.Bytes()[0] = ttl - 1
+					resp, err := h.Response(3)
+					if err != nil {
+						return msgbuf.Buf{}, err
+					}
+					if err = h.Call(self.Load(), 1, req, resp); errors.Is(err, rpc.ErrNesting) {
+						refused.Add(1)
+					}
+					return resp, err
+				})
+				e.run(ep)
+				s := e.connect(ep, ep.URI(), 1)
+				self.Store(s)
+				depth := byte(2*lanes + 1)
+				e.expect(s, ep, 1, []byte{depth}, []byte("end"))
+				if _, err := e.call(s, ep, 1, []byte{depth + 1}, 3); err == nil {
+					e.Errorf("%s: a chain of %d calls in a window of two with %d lanes", bind, depth+2, lanes)
 				}
-				req, err := ep.Alloc(1)
-				if err != nil {
-					return msgbuf.Buf{}, err
+				if n := refused.Load(); lanes > 0 && n != 1 {
+					e.Errorf("%s: %d calls were refused", bind, n)
 				}
-				defer req.Free()
-				req.Bytes()[0] = ttl - 1
-				resp, err := h.Response(3)
-				if err != nil {
-					return msgbuf.Buf{}, err
-				}
-				return resp, h.Call(self.Load(), 1, req, resp)
-			})
-			e.run(ep)
-			s := e.connect(ep, ep.URI(), 1)
-			self.Store(s)
-			e.expect(s, ep, 1, []byte{3}, []byte("end"))
-			if _, err := e.call(s, ep, 1, []byte{4}, 3); err == nil {
-				e.Errorf("%s: five levels in a window of four", bind)
+				e.expect(s, ep, 1, []byte{depth}, []byte("end"))
 			}
-			e.expect(s, ep, 1, []byte{3}, []byte("end"))
+		}
+	}},
+	{"HandlersSeeOneSessionWhateverTheLane", []Capability{LocalPeers}, func(e *env) {
+		// A's handler calls B eight times at once in a window of two, from a
+		// deferred handler: B sees one session, and the lanes end with it.
+		a, b := e.endpoint(e.process(ProcessConfig{}), 1, rpc.WithWindow(2)), e.endpoint(e.process(ProcessConfig{}), 2, rpc.WithWindow(2))
+		var toB *rpc.Session
+		var mu sync.Mutex
+		seen := map[*rpc.Session]int{}
+		b.HandleBackground(1, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[h.Session()]++
+			return msgbuf.Buf{}, nil
+		})
+		const calls = 8
+		a.Handle(1, func(h *rpc.RequestHandle) (msgbuf.Buf, error) {
+			left := calls
+			for range calls {
+				h.Enqueue(toB, 1, msgbuf.Buf{}, msgbuf.Buf{}, 0, func(r *rpc.Request) {
+					if r.Err() != nil {
+						e.Errorf("nested call: %v", r.Err())
+					}
+					if left--; left == 0 {
+						h.Reply(msgbuf.Buf{})
+					}
+				})
+			}
+			return h.Defer()
+		})
+		toB = e.connectWhile(a, b)
+		e.run(a)
+		e.run(b)
+		s := e.connect(a, a.URI(), 1)
+		for range 3 {
+			e.must(s.Call(e.ctx, 1, msgbuf.Buf{}, msgbuf.Buf{}))
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for from, n := range seen {
+			if len(seen) != 1 || n != 3*calls {
+				e.Errorf("%p sent %d requests", from, n)
+			}
+			e.must(toB.Close())
+			select {
+			case <-from.Done():
+			case <-e.ctx.Done():
+				e.Fatal("the server's end lives on")
+			}
+		}
+	}},
+	{"LanesFindNoRoom", nil, func(e *env) {
+		// The forwarding server's ring has room for four sessions, and there are
+		// four: so no lane can be had, and nested calls wait for slots of their
+		// session as others do.
+		last := e.server(ServerConfig{})
+		middle := e.server(ServerConfig{RingDepth: 32, Credits: 8})
+		ep := e.client()
+		var via []*rpc.Session
+		for range 3 {
+			via = append(via, e.connect(ep, middle.URI(), 1))
+		}
+		_, err := e.call(via[0], ep, TypeConnect, append(number(1), last.URI()...), 0)
+		e.must(err)
+		var reqs []*rpc.Request
+		for i := range 96 {
+			typ := []uint8{TypeForwardBackground, TypeForwardCoroutine}[i%2]
+			reqs = append(reqs, via[i%3].Go(typ, e.data(ep, random(10, uint32(i))), e.buf(ep, 20)))
+		}
+		for _, r := range reqs {
+			e.must(e.wait(r))
+			e.same(r.Resp().Bytes(), twice(reversed(r.Req().Bytes())))
 		}
 	}},
 	{"FailuresOfHandlersThatWait", nil, func(e *env) {

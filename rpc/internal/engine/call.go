@@ -37,6 +37,7 @@ const (
 // callList is the backlog of a session.
 type callList struct {
 	head, tail *Call
+	n          int
 }
 
 func (l *callList) push(c *Call) {
@@ -47,9 +48,11 @@ func (l *callList) push(c *Call) {
 		l.head = c
 	}
 	l.tail = c
+	l.n++
 }
 
 func (l *callList) remove(c *Call) {
+	l.n--
 	if c.prev != nil {
 		c.prev.next = c.next
 	} else {
@@ -99,6 +102,15 @@ func (s *Session) Start(now int64, c *Call) {
 	}
 }
 
+// Refuse ends a call, which nobody has started, with err.
+func (e *Engine) Refuse(c *Call, err error) {
+	if c.state != callNew && c.state != callEnded {
+		panic("rpc: call started again before it ended")
+	}
+	e.Stats.Requests++
+	e.endCall(c, err)
+}
+
 func (s *Session) check(c *Call) error {
 	e := s.e
 	switch {
@@ -126,6 +138,25 @@ func (s *Session) pump() {
 			return
 		}
 		s.launch(c)
+	}
+}
+
+// Open reports that the session takes calls.
+func (s *Session) Open() bool { return s.err == nil && !s.closed && s.client }
+
+// Vacant reports that a call which is started now takes a slot at once, or as
+// soon as the session is up, without waiting for another call to end.
+func (s *Session) Vacant() bool {
+	return s.Open() && s.active+s.backlog.n < len(s.slots)
+}
+
+// HandOver starts everything in the backlog of s again at another session of the
+// engine.
+func (s *Session) HandOver(now int64, to *Session) {
+	for c := s.backlog.pop(); c != nil; c = s.backlog.pop() {
+		c.state = callNew
+		s.e.Stats.Requests-- // Start counts it again
+		to.Start(now, c)
 	}
 }
 

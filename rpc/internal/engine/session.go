@@ -85,6 +85,10 @@ func (s *Session) Index() uint32 { return s.index }
 // Token returns the number that the peer must show.
 func (s *Session) Token() uint32 { return s.token }
 
+// Remote returns the number by which we address the peer's end of a session that
+// is connected.
+func (s *Session) Remote() uint32 { return s.remote }
+
 // Received counts the datagrams of the peer that were its and well-formed.
 func (s *Session) Received() uint64 { return s.received }
 
@@ -203,6 +207,14 @@ func (s *Session) tellBroken() {
 	tx := s.e.push(s, KindBroken, 0, 0, 0)
 	binary.LittleEndian.PutUint32(tx.Head[HeaderBytes:], s.gen)
 	tx.HeadLen = HeaderBytes + 4
+}
+
+// Session returns the living session with that index, or nil.
+func (e *Engine) Session(index uint32) *Session {
+	if int64(index) >= int64(len(e.sessions)) {
+		return nil
+	}
+	return e.sessions[index]
 }
 
 // Sessions calls fn for every living session.
