@@ -150,6 +150,15 @@ func (b Buf) end() {
 	b.b.trace.record(b.gen)
 }
 
+// Access returns what the buffer's memory is registered for; Local if the Buf is
+// not valid.
+func (b Buf) Access() Access {
+	if !b.Valid() {
+		return Local
+	}
+	return b.b.pool.access
+}
+
 // Registrar returns what the buffer's memory is registered with, nil if the
 // Buf is not valid. It tells whether a buffer is of the device and protection
 // domain that one works with.

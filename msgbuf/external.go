@@ -36,7 +36,7 @@ func NewExternal(reg Registrar, mem []byte, access Access) (*External, error) {
 		return nil, fmt.Errorf("msgbuf: register %d bytes of external memory: %w", len(mem), err)
 	}
 	x := &External{mem: mem, reg: r, lkey: r.LKey()}
-	x.owner.registrar = reg
+	x.owner.registrar, x.owner.access = reg, access
 	if access == RemoteRead {
 		x.rkey = r.RKey()
 	}

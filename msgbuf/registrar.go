@@ -7,7 +7,8 @@ type Access uint8
 const (
 	// Local lets the device read and write on behalf of local work requests.
 	Local Access = iota
-	// RemoteRead also lets connected peers that know the rkey read.
+	// RemoteRead also lets connected peers that know the rkey read, or those to
+	// which a memory window is bound, as the Registrar has it.
 	RemoteRead
 )
 

@@ -581,6 +581,12 @@ func (ep *Endpoint) carePeers() {
 	if err := ep.t.Reap(); err != nil {
 		ep.log.Warn("rpc: destroy RC queue pair", "endpoint", ep.id, "error", err)
 	}
+	if n := ep.t.WantWindows(); n > 0 {
+		ep.growWindows(n)
+	}
+	if ep.t.Staled() {
+		time.AfterFunc(transport.StaleTime+time.Millisecond, ep.wakeUp)
+	}
 }
 
 // touchPeers tells the session manager from whom datagrams have come since the

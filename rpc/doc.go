@@ -81,12 +81,41 @@
 //
 // # What peers can read
 //
-// The rkey of a large message is that of the memory region it lies in, not of
-// the message alone. A process that has a session with an endpoint, and whose
-// software is not this package, can therefore read, by RDMA READ over the RC
-// connection that the session gave it, and once a large message has shown it a
-// region's rkey (or with a guess at its 32 bits; each wrong one breaks the
-// connection):
+// A process that has a session with an endpoint, and whose software need not be
+// this package, has an RC connection to read by. On ConnectX, and on the
+// simulated one, each large message is offered to its peer by a memory window of
+// type 2, with a key of its own. The peer can read, as often as it likes,
+//
+//   - the bytes of large requests that this endpoint sends it and of large
+//     responses that it is sent, from the moment that the message is offered
+//     until the offer ends.
+//
+// It can read nothing else: no byte before or behind the message, no message
+// that is offered to another peer, even with the right key, because a window is
+// for one connection; no buffer of other use, sent or not, large or small, no
+// Region beyond the parts that are offered; no received message, and nothing of
+// other endpoints of the process. No region's own key grants anything, so that
+// guessing keys finds at most what is offered to the same peer at that moment; each
+// wrong one breaks the connection. It can write nowhere: no memory is registered
+// for remote writing or atomics. Who has no session has no connection to read by.
+//
+// The offer of a request ends when the peer says that it has pulled it, answers,
+// or lets it go after an abort or a deadline; if it does not let go within half a
+// second, it is taken from it. The offer of a response ends when the peer says
+// that it has it, or sends the next request in its place, and every offer with
+// its session. Whatever ends it, the buffer is used for nothing else, and is not
+// the caller's again, before the device has said that the window is invalid, or
+// the kernel that there is no window any more.
+//
+// Windows come from the endpoint: 16 at first, more as they are needed, up to its
+// ring depth. While there is none for a message, it waits. Where a connection is
+// replaced, what was offered by the old one is offered anew by the next.
+//
+// With WithRegionKeys, and on devices without such windows (MemoryWindows tells),
+// the key of a large message is that of the region that it lies in. Soft-RoCE is
+// one of these: it has windows, but does not check their bounds (Linux 6.1 and
+// 6.12). There, a peer that a large message has shown a region's key, or that has
+// guessed its 32 bits, can read
 //
 //   - all of the regions (2 to 64 MiB) that hold or held buffers for large
 //     messages: those that Endpoint.Alloc and RequestHandle.Response give for more
@@ -94,14 +123,11 @@
 //     left of messages in buffers that were freed
 //   - all of a Region that was registered with msgbuf.RemoteRead
 //
-// It can read nothing else: not the receive ring, the headers, buffers of up to
-// MaxSmall bytes, received requests of any size, responses that were pulled into
-// Regions of msgbuf.Local, nor memory that is not registered. It can read nothing
-// after its last session has ended, and nothing of other endpoints of the
-// process, whose protection domains are their own. It can write nowhere: no memory
-// is registered for remote writing or atomics. Who has no session has no
-// connection to read by. Whoever shares an endpoint among tenants that must not
-// see each other's large messages gives each an endpoint of its own.
+// until its last session ends; not the receive ring, the headers, buffers of up
+// to MaxSmall bytes, received requests of any size, responses that were pulled
+// into Regions of msgbuf.Local, nor other endpoints of the process, whose
+// protection domains are their own. Whoever shares an endpoint among tenants that
+// must not see each other's large messages gives each an endpoint of its own.
 //
 // What a peer says about its own messages is not believed: a control block that
 // names memory which cannot be read fails that request or call with

@@ -48,6 +48,7 @@ type Endpoint struct {
 	collected int64 // when memory was given back last
 	touched   int64 // when peers were touched last
 	repairs   uint64
+	growing   bool // windows are being allocated
 	timer     *time.Timer
 	opSpare   []op
 	recycled  []*Request   // for Enqueue
@@ -145,7 +146,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	if ep.pd, err = c.AllocPD(); err != nil {
 		return nil, err
 	}
-	ep.reg = &registrar{pd: ep.pd}
+	ep.reg = &registrar{pd: ep.pd, windows: ep.useWindows(dev)}
 	ep.mem = newPools(ep.reg, msgbuf.WithLogger(opt.log))
 	ep.t, err = transport.New(transport.Config{
 		PD: ep.pd, Port: opt.port, GID: gid, MTU: port.ActiveMTU, LID: port.LID, Global: port.LinkLayer == uverbs.LinkLayerEthernet,
@@ -154,7 +155,8 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		RdAtomic: uint8(max(1, min(dev.MaxQPRdAtomic, dev.MaxQPInitRdAtomic, 16))),
 		MaxRead:  port.MaxMsgSize,
 		Break:    opt.faults.breaker(),
-		Memory:   ep.mem.small,
+		Windows:  ep.firstWindows(), MaxWindows: opt.ringDepth,
+		Memory: ep.mem.small,
 	})
 	if err != nil {
 		return nil, err
@@ -163,8 +165,8 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	ep.e = engine.New(engine.Config{
 		Window: opt.window, MaxInline: ep.t.MaxInline(), MaxSmall: ep.maxSmall, MaxMsg: opt.maxMessage, MaxPulled: opt.requestMem,
 		InitialRTO: int64(opt.initialRTO), MinRTO: int64(opt.minRTO), MaxRTO: int64(opt.maxRTO),
-		CancelGrace: int64(2 * time.Second),
-		Small:       ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
+		CancelGrace: ep.cancelGrace(), Offers: ep.reg.windows,
+		Small: ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
 		PeerStuck: ep.peerStuck, PeerBroken: ep.peerBroken,
 		Drop:     opt.faults.dropper(),
 		Panicked: ep.panicked,

@@ -7,13 +7,18 @@ import (
 
 // registrar registers the pools' memory in an endpoint's protection domain.
 type registrar struct {
-	pd *uverbs.PD
+	pd      *uverbs.PD
+	windows bool // peers read by windows: the region's own key grants nothing
 }
 
 func (r *registrar) Register(mem []byte, access msgbuf.Access) (msgbuf.Registration, error) {
 	flags := uverbs.AccessLocalWrite
 	if access == msgbuf.RemoteRead {
-		flags |= uverbs.AccessRemoteRead
+		if r.windows {
+			flags |= uverbs.AccessMWBind
+		} else {
+			flags |= uverbs.AccessRemoteRead
+		}
 	}
 	return r.pd.RegisterMR(mem, flags)
 }

@@ -26,6 +26,7 @@ type options struct {
 	nesting    int
 	laneIdle   time.Duration
 	faults     *Faults
+	regionKeys bool
 
 	initialRTO, minRTO, maxRTO time.Duration // of the engine
 }

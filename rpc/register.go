@@ -13,10 +13,10 @@ type Region struct {
 }
 
 // Register makes mem known to the endpoint's device, so that parts of it can be
-// requests and responses. With msgbuf.RemoteRead, large messages can be sent
-// from it, and the peers of all sessions can read all of it as long as it is
-// registered; with msgbuf.Local it can be sent from up to the size of a
-// datagram, and received into whatever the size.
+// requests and responses. With msgbuf.RemoteRead, large messages can be sent from
+// it: peers can read the parts that are offered to them, or, where MemoryWindows is
+// false, all of it as long as it is registered. With msgbuf.Local it can be sent
+// from up to the size of a datagram, and received into whatever the size.
 //
 // mem must be mapped memory (mmap: anonymous, of a file, shared), never memory
 // of the Go heap or a stack: the device goes on writing where the heap's memory

@@ -168,7 +168,7 @@ func (ep *Endpoint) reconnect(p *pair, generation uint32) error {
 			return false
 		}
 		p.repair.generation = generation
-		ep.t.Replace(p.peer, c)
+		ep.t.Replace(p.peer, c, generation+1)
 		ep.resume(p, generation)
 		return true
 	})
@@ -254,7 +254,7 @@ func (ep *Endpoint) repairPair(ctx context.Context, conn *nexus.Conn, p *pair, h
 		if !p.attached || int32(h.generation-r.generation) <= 0 {
 			return false
 		}
-		ep.t.Replace(p.peer, c)
+		ep.t.Replace(p.peer, c, h.generation+1)
 		r.end()
 		r.generation = h.generation
 		ep.beginRepair(p)

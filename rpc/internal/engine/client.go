@@ -12,6 +12,7 @@ type slotState uint8
 
 const (
 	slotIdle       slotState = iota
+	slotOffering             // the request is not sent: it cannot be read yet
 	slotSent                 // request is out; waiting for the response
 	slotReading              // our READ of the response is in flight
 	slotCancelling           // aborted; the server may still read the request
@@ -33,7 +34,8 @@ type clientSlot struct {
 
 	sent      uint64 // Engine.flushes when the slot last put something into Tx, or its call ended
 	seq       uint32 // request number, never 0 once used; the last one, when idle
-	ref       uint32 // NIC's use of the request, 0 = none
+	ref       uint32 // NIC's use of the request, or the peer's by an offer; 0 = none
+	read      uint32 // token, in slotReading
 	respLen   uint32
 	index     uint8
 	state     slotState
@@ -64,7 +66,7 @@ func (s *Session) launch(c *Call) {
 	}
 	sl.state, sl.resent, sl.pulled = slotSent, false, false
 	c.slot, c.state = sl, callActive
-	if c.ReqLarge = c.Req.Len() > s.maxSmall; c.ReqLarge && c.Req.RKey() == 0 {
+	if c.ReqLarge = c.Req.Len() > s.maxSmall; c.ReqLarge && c.Req.Access() != msgbuf.RemoteRead {
 		var err error
 		if sl.copied, err = e.readable(c.Req); err != nil {
 			if err != ErrBuffer {
@@ -76,8 +78,21 @@ func (s *Session) launch(c *Call) {
 	}
 	sl.sentAt, sl.backoff = e.now, s.rto
 	sl.resend = e.now + s.rto
-	sl.send()
+	if c.ReqLarge && e.cfg.Offers {
+		sl.state = slotOffering
+		sl.ref = e.pushOffer(s, sl.large(), sl, nil)
+	} else {
+		sl.send()
+	}
 	sl.arm()
+}
+
+// large returns the large request, where the peer can read it.
+func (sl *clientSlot) large() msgbuf.Buf {
+	if !sl.copied.IsNil() {
+		return sl.copied
+	}
+	return sl.call.Req
 }
 
 // send transmits the request, or asks to cancel it.
@@ -88,11 +103,7 @@ func (sl *clientSlot) send() {
 	case sl.state == slotCancelling:
 		s.e.push(s, KindCancel, 0, sl.index, sl.seq)
 	case c.ReqLarge:
-		buf := c.Req
-		if !sl.copied.IsNil() {
-			buf = sl.copied
-		}
-		s.e.push(s, KindLargeRequest, c.Type, sl.index, sl.seq).control(buf)
+		s.e.control(s.e.push(s, KindLargeRequest, c.Type, sl.index, sl.seq), sl.large(), sl.ref)
 	default:
 		tx := s.e.push(s, KindRequest, c.Type, sl.index, sl.seq)
 		if old := sl.ref; c.Req.Len() > 0 {
@@ -107,7 +118,7 @@ func (sl *clientSlot) send() {
 // arm sets the timer to the next thing that can happen to the slot.
 func (sl *clientSlot) arm() {
 	when := sl.resend
-	if sl.state == slotReading {
+	if sl.state == slotReading || sl.state == slotOffering {
 		if sl.call.Deadline == 0 || sl.err != nil {
 			return
 		}
@@ -125,12 +136,16 @@ func (sl *clientSlot) expired(now int64) {
 	switch sl.state {
 	case slotIdle, slotDraining:
 		return
-	case slotSent, slotReading:
+	case slotOffering, slotSent, slotReading:
 		if d := sl.call.Deadline; d != 0 && d <= now && sl.err == nil {
 			sl.abort(ErrTimeout)
 			return
 		}
 	case slotCancelling:
+		if now >= sl.giveUp && sl.s.e.cfg.Offers {
+			sl.end(sl.err) // which takes the request back, whether the peer is ready or not
+			return
+		}
 		if now >= sl.giveUp {
 			sl.giveUp = now + sl.s.e.cfg.CancelGrace
 			sl.s.e.cfg.PeerStuck(sl.s.dest)
@@ -139,7 +154,7 @@ func (sl *clientSlot) expired(now int64) {
 			}
 		}
 	}
-	if sl.state != slotReading && sl.resend <= now {
+	if sl.state != slotReading && sl.state != slotOffering && sl.resend <= now {
 		sl.s.e.Stats.Retransmits++
 		sl.resent = true
 		sl.backoff = min(2*sl.backoff, sl.s.e.cfg.MaxRTO)
@@ -153,6 +168,8 @@ func (sl *clientSlot) expired(now int64) {
 func (sl *clientSlot) abort(err error) {
 	e := sl.s.e
 	switch sl.state {
+	case slotOffering:
+		sl.end(err)
 	case slotSent:
 		if !sl.call.ReqLarge || sl.pulled {
 			sl.end(err)
@@ -177,6 +194,7 @@ func (sl *clientSlot) abort(err error) {
 func (sl *clientSlot) end(err error) {
 	sl.err = err
 	sl.state = slotDraining
+	sl.s.e.withdraw(sl.ref)
 	if !sl.finishing {
 		sl.finishing = true
 		sl.sent = sl.s.e.flushes
@@ -193,6 +211,7 @@ func (sl *clientSlot) done(err error) {
 	}
 	sl.err = err
 	sl.state = slotDraining
+	sl.s.e.withdraw(sl.ref)
 	sl.tryFinish()
 }
 
@@ -224,7 +243,7 @@ func (sl *clientSlot) tryFinish() {
 // sessionFailed ends the slot's call: the peer is gone.
 func (sl *clientSlot) sessionFailed(err error) {
 	switch sl.state {
-	case slotSent:
+	case slotOffering, slotSent:
 		sl.end(err)
 	case slotCancelling:
 		sl.end(sl.err)
@@ -265,8 +284,15 @@ func (s *Session) fromServer(h *Header, body []byte) {
 		}
 		return
 	}
-	if sl.state == slotReading {
+	switch sl.state {
+	case slotReading:
 		e.Stats.Duplicates++
+		if h.Kind == KindLargeResponse {
+			e.rekey(sl.read, body)
+		}
+		return
+	case slotOffering: // which nobody knows of
+		e.Stats.DropMalformed++
 		return
 	}
 	if !sl.resent && sl.state == slotSent && h.Kind != KindPulled {
@@ -283,6 +309,7 @@ func (s *Session) fromServer(h *Header, body []byte) {
 			return
 		}
 		sl.pulled = true
+		e.withdraw(sl.ref)
 		if cancelled {
 			sl.done(sl.err)
 		}
@@ -308,9 +335,10 @@ func (s *Session) fromServer(h *Header, body []byte) {
 		default:
 			sl.state = slotReading
 			sl.pulled = true
+			e.withdraw(sl.ref)
 			sl.call.RespLarge = true
 			sl.respLen = uint32(c.Len)
-			e.pushRead(s, &c, sl.call.Resp, sl, nil)
+			sl.read = e.pushRead(s, &c, sl.call.Resp, sl, nil)
 			sl.arm()
 		}
 	case KindError:

@@ -2,15 +2,16 @@
 // socket, starts no goroutine and reads no clock.
 //
 // Its owner, one goroutine, feeds it received datagrams, completions of its
-// sends and READs, and the time, and drains what it wants done: [Engine.Tx],
-// [Engine.Reads] and [Engine.Released]. Everything runs inside the calls of the
+// sends, READs and offers, and the time, and drains what it wants done:
+// [Engine.Tx], [Engine.Reads], [Engine.Offers], [Engine.Withdrawn] and
+// [Engine.Released]. Everything runs inside the calls of the
 // owner: handlers, completion callbacks, retransmission.
 //
 // One turn of the owner's loop is: completions ([Engine.TxDone],
-// [Engine.ReadDone]), [Engine.Receive], [Engine.Tick], posting, and
+// [Engine.ReadDone], [Engine.OfferDone]), [Engine.Receive], [Engine.Tick], posting, and
 // [Engine.Flushed]; the last two again until [Engine.Idle]. Handlers and
 // callbacks run in Start, Abort, Closing, Fail, FailDest, Respond, Receive, Tick
-// and Flushed, never in TxDone and ReadDone, so completions may be taken while
+// and Flushed, never in TxDone, ReadDone and OfferDone, so completions may be taken while
 // posting. They may call anything, and may even run turns of the loop
 // themselves, to wait for a call: an inner turn does what the outer one has not
 // got to.
@@ -39,6 +40,13 @@
 //	  |== RDMA READ ==>                        |
 //	  | PULLED                          -->    |  response buffer is free
 //
+// With Config.Offers, such a message is first made readable for this one peer
+// ([Offer]): only when the transport says that it is, the control block is sent,
+// and only when the transport says that it is no more, the buffer is let go. A key
+// works by one connection; where that is replaced, the message is offered anew, and
+// its control block sent again, with the number of the connection in it, for which
+// the pull waits.
+//
 // The transport pulls in pieces, and over a new connection where one breaks; it
 // asks Wanted whether to go on. Only the client can make a new connection, so a
 // server that finds one broken says so with KindBroken, at once and again
@@ -49,6 +57,6 @@
 // A request's buffers belong to the engine from Start to the callback, which
 // comes only when neither NIC can touch them any more: an aborted request whose
 // READ is in flight waits for it; one that the peer may be about to pull is
-// cancelled first. A response buffer belongs to the engine from the moment that
+// cancelled first, and with Config.Offers taken from a peer that does not let go. A response buffer belongs to the engine from the moment that
 // the handler gives it; the engine frees it.
 package engine

@@ -16,6 +16,11 @@ type Config struct {
 	InitialRTO, MinRTO, MaxRTO int64 // retransmission timeout
 	CancelGrace                int64 // how long a peer may keep a cancelled request's buffer
 
+	// Offers says that the transport grants peers each large message by itself,
+	// and can take it back. Without, they read by the keys of regions, and what a
+	// peer may be reading only its word gives back.
+	Offers bool
+
 	// Small allocates memory that no peer can reach, Large memory that peers
 	// may read. Buffers of another registrar are refused.
 	Small, Large *msgbuf.Pool
@@ -23,7 +28,7 @@ type Config struct {
 
 	// PeerStuck is called when a peer kept a cancelled request for longer than
 	// CancelGrace. The owner must take the peer's access away and then call
-	// FailDest.
+	// FailDest. With Offers it is never called.
 	PeerStuck func(dest uint32)
 	// Drop, which may be nil, is asked for every datagram that is received
 	// whether to throw it away.
@@ -59,10 +64,15 @@ type Tx struct {
 // likes. It answers ReadDone(Token) when all of it has arrived, or never will,
 // and no device touches Local any more. Until then Wanted(Token) tells whether
 // it is worth going on.
+//
+// Where Conn is not 0, RKey works by the connection of that number alone; when
+// that has been replaced, Key(Token) has another one, as soon as the peer has
+// sent it.
 type Read struct {
 	Dest   uint32
 	Token  uint32
 	RKey   uint32
+	Conn   uint32
 	Remote uint64
 	Local  uint64
 	LKey   uint32
@@ -106,13 +116,15 @@ type Engine struct {
 	freeRefs []uint32
 	now      int64
 
-	// Tx, Reads and Released are what the owner has to do. Between two calls of
-	// Flushed it posts Tx, which Flushed empties, and takes over Reads and
-	// Released, which it empties itself. TxDone and ReadDone never add to them,
-	// every other call may.
-	Tx       []Tx
-	Reads    []Read
-	Released []uint32
+	// Tx, Reads, Offers, Withdrawn and Released are what the owner has to do.
+	// Between two calls of Flushed it posts Tx, which Flushed empties, and takes
+	// over the others, which it empties itself. TxDone, ReadDone and OfferDone
+	// never add to them, every other call may.
+	Tx        []Tx
+	Reads     []Read
+	Offers    []Offer
+	Withdrawn []uint32 // tokens of offers, of those in Offers too
+	Released  []uint32
 
 	flushes   uint64        // calls of Flushed
 	finishing []*clientSlot // calls that end once Tx is drained, oldest first
@@ -121,6 +133,8 @@ type Engine struct {
 
 	readsDone  []readResult // oldest first
 	readsEnded int          // how many of readsDone have been served
+
+	offersDone []offerResult // oldest first
 
 	Stats Stats
 }
@@ -133,6 +147,10 @@ type ref struct {
 	client   *clientSlot // told when count gets to 0
 	server   *serverSlot // READ into a server's request buffer
 	read     bool
+
+	offer     bool // the count is that of an offer
+	withdrawn bool
+	key       Control // of an offer, or of the message that a READ is of
 }
 
 // New returns an engine whose clock stands at now.
@@ -149,6 +167,7 @@ func (e *Engine) Handle(reqType uint8, fn Handler) { e.handlers[reqType] = fn }
 // Receive takes a burst of datagrams.
 func (e *Engine) Receive(now int64, burst []Rx) {
 	e.now = now
+	e.endOffers()
 	e.endReads()
 	for i := range burst {
 		rx := &burst[i]
@@ -227,13 +246,14 @@ func (e *Engine) Flushed() {
 	clear(e.finishing[n:])
 	e.finishing = e.finishing[:n]
 	e.finished = 0
+	e.endOffers()
 	e.endReads()
 }
 
 // Idle reports that nothing waits for Flushed.
 func (e *Engine) Idle() bool {
-	return len(e.Tx) == 0 && len(e.Reads) == 0 && len(e.finishing) == e.finished && len(e.freeing) == 0 &&
-		len(e.readsDone) == e.readsEnded
+	return len(e.Tx) == 0 && len(e.Reads) == 0 && len(e.Offers) == 0 && len(e.Withdrawn) == 0 &&
+		len(e.finishing) == e.finished && len(e.freeing) == 0 && len(e.readsDone) == e.readsEnded && len(e.offersDone) == 0
 }
 
 func (e *Engine) newRef() uint32 {
@@ -323,7 +343,7 @@ func (e *Engine) endReads() {
 }
 
 // Abandon tells that the queues are gone and nothing touches memory any more:
-// Tx and Reads are dropped, and whatever was posted is over. Calls that waited
+// Tx, Reads and Offers are dropped, and whatever was posted is over. Calls that waited
 // for it end. All sessions must have failed.
 func (e *Engine) Abandon(now int64) {
 	for more := true; more || !e.Idle(); {
@@ -340,7 +360,7 @@ func (e *Engine) Abandon(now int64) {
 				more = true
 			}
 		}
-		e.Reads = e.Reads[:0]
+		e.Reads, e.Offers, e.Withdrawn = e.Reads[:0], e.Offers[:0], e.Withdrawn[:0]
 		e.Flushed()
 	}
 }
@@ -359,13 +379,6 @@ func (e *Engine) push(s *Session, kind Kind, typ, slot uint8, seq uint32) *Tx {
 	putHeader((*[HeaderBytes]byte)(tx.Head[:]), kind, typ, slot, s.remote, s.remoteToken, seq)
 	e.Stats.TxDatagrams++
 	return tx
-}
-
-// control adds a control block for buf to tx.
-func (tx *Tx) control(buf msgbuf.Buf) {
-	c := Control{Addr: buf.Addr(), Len: uint64(buf.Len()), RKey: buf.RKey()}
-	c.Put((*[ControlBytes]byte)(tx.Head[HeaderBytes:]))
-	tx.HeadLen = HeaderBytes + ControlBytes
 }
 
 // data adds buf's bytes to tx. ref is the token that counts the NIC's use of
@@ -388,13 +401,14 @@ func (e *Engine) data(tx *Tx, buf msgbuf.Buf, token uint32) uint32 {
 	return token
 }
 
-// pushRead appends a READ of c into buf.
-func (e *Engine) pushRead(s *Session, c *Control, buf msgbuf.Buf, cl *clientSlot, sv *serverSlot) {
+// pushRead appends a READ of c into buf, and returns its token.
+func (e *Engine) pushRead(s *Session, c *Control, buf msgbuf.Buf, cl *clientSlot, sv *serverSlot) uint32 {
 	token := e.newRef()
-	e.refs[token] = ref{count: 1, client: cl, server: sv, read: true}
-	e.Reads = append(e.Reads, Read{Dest: s.dest, Token: token, RKey: c.RKey, Remote: c.Addr, Local: buf.Addr(), LKey: buf.LKey(), Len: c.Len})
+	e.refs[token] = ref{count: 1, client: cl, server: sv, read: true, key: *c}
+	e.Reads = append(e.Reads, Read{Dest: s.dest, Token: token, RKey: c.RKey, Conn: c.Conn, Remote: c.Addr, Local: buf.Addr(), LKey: buf.LKey(), Len: c.Len})
 	e.Stats.Reads++
 	e.Stats.ReadBytes += c.Len
+	return token
 }
 
 // freeLater frees buf once Tx is drained.

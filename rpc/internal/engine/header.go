@@ -124,18 +124,21 @@ func headerOf(w0, w1 uint64) Header {
 //	bytes 0-7    address
 //	bytes 8-15   length in bytes
 //	bytes 16-19  rkey
-//	bytes 20-23  zero
+//	bytes 20-23  number of the RC connection by which alone the rkey works: 1
+//	             for the first of a pair of endpoints, 2 for what replaced
+//	             that, and so on; 0 if it works by any
 type Control struct {
 	Addr uint64
 	Len  uint64
 	RKey uint32
+	Conn uint32
 }
 
 // Put writes the control block to b.
 func (c *Control) Put(b *[ControlBytes]byte) {
 	binary.LittleEndian.PutUint64(b[0:], c.Addr)
 	binary.LittleEndian.PutUint64(b[8:], c.Len)
-	binary.LittleEndian.PutUint64(b[16:], uint64(c.RKey))
+	binary.LittleEndian.PutUint64(b[16:], uint64(c.RKey)|uint64(c.Conn)<<32)
 }
 
 // ParseControl reads a control block, which must be all of b.
@@ -143,6 +146,7 @@ func ParseControl(b []byte) (c Control, ok bool) {
 	if len(b) != ControlBytes {
 		return c, false
 	}
-	c = Control{Addr: binary.LittleEndian.Uint64(b), Len: binary.LittleEndian.Uint64(b[8:]), RKey: binary.LittleEndian.Uint32(b[16:])}
-	return c, binary.LittleEndian.Uint32(b[20:]) == 0 && c.Addr+c.Len >= c.Addr
+	c = Control{Addr: binary.LittleEndian.Uint64(b), Len: binary.LittleEndian.Uint64(b[8:]),
+		RKey: binary.LittleEndian.Uint32(b[16:]), Conn: binary.LittleEndian.Uint32(b[20:])}
+	return c, c.Addr+c.Len >= c.Addr
 }

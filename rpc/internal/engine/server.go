@@ -31,7 +31,8 @@ type serverSlot struct {
 	sent    uint64 // Engine.flushes when the slot last put something into Tx
 	seq     uint32 // newest request accepted
 	skip    uint32 // requests up to here are over, or were cancelled before they came
-	ref     uint32 // NIC's use of resp
+	ref     uint32 // NIC's use of resp, or the peer's by an offer
+	read    uint32 // token, in serverReading
 	rxSlot  uint32
 
 	index     uint8
@@ -56,7 +57,7 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 			e.Stats.DropMalformed++
 		case d == 0:
 			e.Stats.Duplicates++
-			sl.duplicate(h)
+			sl.duplicate(h, body)
 		case int32(h.Seq-sl.skip) <= 0:
 			e.Stats.DropStale++
 		case sl.state == serverReading || sl.state == serverHandling:
@@ -92,9 +93,12 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 }
 
 // duplicate answers a request that was accepted before.
-func (sl *serverSlot) duplicate(h *Header) {
+func (sl *serverSlot) duplicate(h *Header, body []byte) {
 	switch sl.state {
 	case serverReading:
+		if h.Kind == KindLargeRequest {
+			sl.s.e.rekey(sl.read, body)
+		}
 		if sl.s.broken {
 			sl.s.tellBroken()
 		}
@@ -146,7 +150,7 @@ func (sl *serverSlot) accept(h *Header, body []byte, rx *Rx) {
 	sl.large = true
 	sl.cancelled = false
 	sl.state = serverReading
-	e.pushRead(s, &c, buf, nil, sl)
+	sl.read = e.pushRead(s, &c, buf, nil, sl)
 }
 
 func (sl *serverSlot) begin(h *Header) {
@@ -259,7 +263,7 @@ func (sl *serverSlot) respond(buf msgbuf.Buf, err error) {
 	case n <= s.maxSmall:
 		sl.respKind = KindResponse
 	default:
-		if buf.RKey() == 0 {
+		if buf.Access() != msgbuf.RemoteRead {
 			old := buf
 			buf, err = e.readable(old)
 			sl.discard(old)
@@ -288,12 +292,25 @@ func (sl *serverSlot) discard(buf msgbuf.Buf) {
 // start sends the response for the first time.
 func (sl *serverSlot) start() {
 	sl.state = serverResponded
-	sl.sendResponse()
-	if sl.respKind == KindLargeResponse {
-		e := sl.s.e
-		sl.backoff = e.cfg.InitialRTO
-		e.wheel.set(&sl.timer, e.now+sl.backoff)
+	switch e := sl.s.e; {
+	case sl.respKind != KindLargeResponse:
+		sl.sendResponse()
+	case e.cfg.Offers:
+		sl.ref = e.pushOffer(sl.s, sl.resp, nil, sl)
+		if sl.s.broken {
+			sl.s.tellBroken()
+		}
+	default:
+		sl.sendLarge()
 	}
+}
+
+// sendLarge sends a large response, and again until it was pulled.
+func (sl *serverSlot) sendLarge() {
+	e := sl.s.e
+	sl.sendResponse()
+	sl.backoff = e.cfg.InitialRTO
+	e.wheel.set(&sl.timer, e.now+sl.backoff)
 }
 
 // respondError answers with what a handler's error says.
@@ -339,6 +356,12 @@ func (sl *serverSlot) respondCode(code Code) {
 // sendResponse transmits the kept response.
 func (sl *serverSlot) sendResponse() {
 	s := sl.s
+	if sl.respKind == KindLargeResponse && s.broken {
+		s.tellBroken()
+	}
+	if sl.offering() {
+		return
+	}
 	typ := uint8(0)
 	if sl.respKind == KindError {
 		typ = uint8(sl.respCode)
@@ -346,10 +369,15 @@ func (sl *serverSlot) sendResponse() {
 	sl.sent = s.e.flushes
 	tx := s.e.push(s, sl.respKind, typ, sl.index, sl.seq)
 	if sl.respKind == KindLargeResponse {
-		tx.control(sl.resp)
+		s.e.control(tx, sl.resp, sl.ref)
 		return
 	}
 	sl.ref = s.e.data(tx, sl.resp, sl.ref)
+}
+
+// offering reports that the large response cannot be read yet.
+func (sl *serverSlot) offering() bool {
+	return sl.respKind == KindLargeResponse && sl.s.e.cfg.Offers && sl.s.e.refs[sl.ref].key == Control{}
 }
 
 // resend is the timer: a large response whose PULLED did not come.
@@ -387,6 +415,7 @@ func (sl *serverSlot) releaseResponse() {
 		r := &e.refs[sl.ref]
 		if r.count > 0 {
 			r.released, r.buf = true, buf
+			e.withdraw(sl.ref)
 			if cached {
 				sl.cache = msgbuf.Buf{}
 			}

@@ -169,15 +169,15 @@ func (e *Engine) FailDest(now int64, dest uint32, err error) {
 	}
 }
 
-// Broken tells that READs from the transport's peer dest have to wait: the
-// connection of that generation broke. Its clients hear of it now, and again
-// whenever they repeat a request that waits for it, until Repaired.
+// Broken tells that READs and offers of the transport's peer dest have to wait:
+// the connection of that generation broke. Its clients hear of it now, and again
+// whenever a message that waits for it is repeated, until Repaired.
 func (e *Engine) Broken(now int64, dest, generation uint32) {
 	e.now = now
 	for _, s := range e.sessions {
 		if s != nil && s.up && !s.client && s.dest == dest {
 			s.broken, s.gen = true, generation
-			if s.reading() {
+			if s.needsConn() {
 				s.tellBroken()
 			}
 		}
@@ -193,10 +193,10 @@ func (e *Engine) Repaired(dest uint32) {
 	}
 }
 
-// reading reports that a request is being pulled.
-func (s *Session) reading() bool {
+// needsConn reports that a request is being pulled, or a response is to be.
+func (s *Session) needsConn() bool {
 	for i := range s.server {
-		if s.server[i].state == serverReading {
+		if sl := &s.server[i]; sl.state == serverReading || sl.state == serverResponded && sl.respKind == KindLargeResponse {
 			return true
 		}
 	}

@@ -27,18 +27,24 @@ type Conn struct {
 	t      *Transport
 	qp     *uverbs.QP
 	psn    uint32 // first PSN that this side sends
+	number uint32 // of a peer's connections: 1 for the first
 	flying int    // READs that are posted; of the owner
+	ops    int    // binds and invalidations that are posted; of the owner
 }
 
 // NewConn creates a queue pair that is not connected. Any goroutine may call
 // it.
 func (t *Transport) NewConn() (*Conn, error) {
+	depth := uint32(rcDepth)
+	if t.cfg.Windows > 0 {
+		depth += winDepth * winPlaces
+	}
 	qp, err := t.cfg.PD.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeRC, SendCQ: t.sendCQ, RecvCQ: t.sendCQ,
-		Cap: uverbs.QPCap{MaxSendWR: rcDepth, MaxRecvWR: 1, MaxSendSGE: 1, MaxRecvSGE: 1}})
+		Cap: uverbs.QPCap{MaxSendWR: depth, MaxRecvWR: 1, MaxSendSGE: 1, MaxRecvSGE: 1}})
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{t: t, qp: qp, psn: random24()}
+	c := &Conn{t: t, qp: qp, psn: random24(), number: 1}
 	attr := &uverbs.QPAttr{State: uverbs.QPStateInit, Port: t.cfg.Port, AccessFlags: uverbs.AccessRemoteRead}
 	if err := qp.Modify(attr, uverbs.AttrState|uverbs.AttrPKeyIndex|uverbs.AttrPort|uverbs.AttrAccessFlags); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -69,6 +75,9 @@ func (c *Conn) connect(av uverbs.AHAttr, mtu uverbs.MTU, qpn, psn uint32) error 
 func (c *Conn) stop() error {
 	return c.qp.Modify(&uverbs.QPAttr{State: uverbs.QPStateErr}, uverbs.AttrState)
 }
+
+// idle reports that nothing is posted.
+func (c *Conn) idle() bool { return c.flying+c.ops == 0 }
 
 // Close destroys a queue pair with nothing posted.
 func (c *Conn) Close() error { return c.qp.Close() }

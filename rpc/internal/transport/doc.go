@@ -11,6 +11,10 @@
 // the owner agrees on with the peer; pulls wait for it and go on behind the last
 // chunk that has arrived, because an RC queue pair completes in order.
 //
+// What peers may read is granted message by message, by memory windows, where
+// Config says so: the right is given and taken back by work requests on the peer's
+// RC queue pair, and the engine hears when each is complete.
+//
 // Receive buffers are one ring of registered memory, local-only. Headers of
 // datagrams that are too long to be inlined lie in a second piece of registered
 // memory, one place per entry of the send queue.

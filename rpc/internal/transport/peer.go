@@ -38,10 +38,11 @@ type Peer struct {
 
 	// Of the transport's owner, once attached.
 	index    uint32
-	count    int      // pulls that have not ended
-	pulls    pullList // for which a chunk may be posted
-	next     *Peer    // in Transport.activeHead
-	active   bool     // in that list
+	count    int       // pulls that have not ended
+	pulls    pullList  // for which a chunk may be posted
+	parked   offerList // that wait for the connection
+	next     *Peer     // in Transport.activeHead
+	active   bool      // in that list
 	detached bool
 	broken   error   // why conn does not work; pulls wait for a new one
 	old      []*Conn // what conn was before, until nothing is in flight there
@@ -132,23 +133,25 @@ func (t *Transport) breakConn(p *Peer, c *Conn, err error) {
 	}
 	p.broken = err
 	t.broken = append(t.broken, p)
+	t.win.lost = append(t.win.lost, c)
 	t.care = true
 }
 
 // errReplaced: the peer asked for a new connection.
 var errReplaced = errors.New("the peer gave up the connection")
 
-// Replace makes c, which is connected, the connection of p. Pulls wait for
-// Resume, which must not come before the peer has connected its end.
-func (t *Transport) Replace(p *Peer, c *Conn) {
+// Replace makes c, which is connected, the connection of p, of that number. Pulls
+// and offers wait for Resume, which must not come before the peer has connected
+// its end.
+func (t *Transport) Replace(p *Peer, c *Conn, number uint32) {
 	t.breakConn(p, p.conn, errReplaced)
 	_ = p.conn.stop() // may be one that was never resumed
 	p.old = append(p.old, p.conn)
-	p.conn = c
+	p.conn, c.number = c, number
 	t.care = true
 }
 
-// Resume lets p's pulls go on, on the connection that Replace gave it.
+// Resume lets p's pulls and offers go on, on the connection that Replace gave it.
 func (t *Transport) Resume(p *Peer) {
 	if p.detached || p.broken == nil {
 		return
@@ -156,6 +159,7 @@ func (t *Transport) Resume(p *Peer) {
 	p.broken = nil
 	t.broken = slices.DeleteFunc(t.broken, func(q *Peer) bool { return q == p })
 	t.activate(p)
+	t.unpark(p)
 }
 
 // Attach gives a connected peer an index.
@@ -196,25 +200,27 @@ func (t *Transport) Disconnect(e *engine.Engine, now int64, p *Peer) error {
 			t.endPull(e, now, x, false)
 		}
 	}
+	t.disown(e, now, p)
 	return err
 }
 
 // Reap destroys disconnected peers and replaced connections that have nothing
 // in flight.
 func (t *Transport) Reap() error {
-	var err error
+	err := t.win.closeErr
+	t.win.closeErr = nil
 	t.care = false
 	for i, p := range t.peers {
 		if p == nil {
 			continue
 		}
-		if p.detached && p.count == 0 {
+		if p.detached && p.count == 0 && p.conn.idle() && !slices.ContainsFunc(p.old, func(c *Conn) bool { return !c.idle() }) {
 			t.peers[i] = nil
 			err = errors.Join(err, p.Close())
 			continue
 		}
 		p.old = slices.DeleteFunc(p.old, func(c *Conn) bool {
-			if c.flying > 0 {
+			if !c.idle() {
 				return false
 			}
 			err = errors.Join(err, c.Close())
@@ -246,7 +252,7 @@ func (t *Transport) PeerUser(index uint32) any {
 
 // Close destroys everything. What is in flight is dropped.
 func (t *Transport) Close() error {
-	var errs []error
+	errs := []error{t.win.close()}
 	for i, p := range t.peers {
 		if p != nil {
 			errs = append(errs, p.Close())

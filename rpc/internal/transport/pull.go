@@ -2,6 +2,8 @@ package transport
 
 import (
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
 	"github.com/rrppcc-go/rrppcc/uverbs"
@@ -38,6 +40,7 @@ type pull struct {
 	flying int32 // chunks
 	breaks uint8 // connections that broke under it
 	queued bool  // in Peer.pulls
+	since  int64 // in Transport.stale
 	broke  bool  // a chunk in flight, or posted with those, was lost
 	failed bool  // the peer or the device refused a chunk: no use in trying again
 }
@@ -154,6 +157,47 @@ func (t *Transport) postReads(e *engine.Engine, now int64) {
 	for _, p := range t.broken {
 		t.dropUnwanted(e, now, p)
 	}
+	if len(t.stale) > 0 {
+		t.renewStale(e, now)
+	}
+}
+
+// StaleTime is how long a pull waits for the peer to offer the message anew, by
+// the connection that is in use.
+const StaleTime = 5 * time.Second
+
+// fresh reports whether the message is offered by the connection in use.
+func (x *pull) fresh(e *engine.Engine) bool {
+	r := &x.read
+	if r.Conn == 0 || r.Conn == x.peer.conn.number {
+		return true
+	}
+	r.RKey, r.Conn = e.Key(r.Token)
+	return r.Conn == x.peer.conn.number
+}
+
+// renewStale looks again at the pulls that wait for a new offer.
+func (t *Transport) renewStale(e *engine.Engine, now int64) {
+	t.stale = slices.DeleteFunc(t.stale, func(x *pull) bool {
+		switch p := x.peer; {
+		case p.detached, now-x.since > int64(StaleTime), !e.Wanted(x.read.Token):
+			t.endPull(e, now, x, false)
+		case x.fresh(e):
+			p.pulls.push(x)
+			t.activate(p)
+		default:
+			return false
+		}
+		return true
+	})
+}
+
+// Staled reports, once, that pulls have begun to wait for a new offer. The owner
+// must flush after StaleTime.
+func (t *Transport) Staled() bool {
+	s := t.staled
+	t.staled = false
+	return s
 }
 
 // postChunk posts the next chunk of x, unless nobody wants the message any more.
@@ -167,6 +211,12 @@ func (t *Transport) postChunk(e *engine.Engine, now int64, x *pull) {
 			t.settle(e, now, x)
 		}
 		return // what is in flight comes back first
+	}
+	if !x.fresh(e) {
+		x.since = now
+		t.stale = append(t.stale, x)
+		t.staled, t.care = true, true
+		return
 	}
 	n := min(x.read.Len-x.posted, t.chunk)
 	t.readSGE[0] = uverbs.SGE{Addr: x.read.Local + x.posted, Length: uint32(n), LKey: x.read.LKey}
@@ -213,7 +263,7 @@ func (t *Transport) chunkDone(e *engine.Engine, now int64, wc *uverbs.WC) {
 		t.SendErrors++
 		t.breakConn(p, c, fmt.Errorf("RDMA READ: %v (vendor error 0x%x)", wc.Status, wc.VendorErr))
 	}
-	if c.flying == 0 && c != p.conn {
+	if c.idle() && c != p.conn {
 		t.care = true // it waits to be destroyed
 	}
 	switch {

@@ -34,7 +34,11 @@ type Config struct {
 	RdAtomic  uint8           // RDMA READs in flight per QP, by the device's limit
 	MaxRead   uint32          // bytes of one RDMA READ, by the port's limit; 0 is no limit
 	Break     func() bool     // says whether a READ is to break its connection; may be nil
-	Memory    *msgbuf.Pool    // local-only memory for ring and headers
+
+	// Large messages are offered by memory windows, if Windows is not 0: so many
+	// are there from the start, and MaxWindows at most.
+	Windows, MaxWindows int
+	Memory              *msgbuf.Pool // local-only memory for ring and headers
 }
 
 // Transport is an endpoint's queues. All methods belong to its owner, except
@@ -66,7 +70,11 @@ type Transport struct {
 	activeHead *Peer  // peers for which a chunk can be posted
 	activeTail *Peer
 	broken     []*Peer // peers whose pulls wait for a new connection
+	stale      []*pull // that wait for a new offer
+	staled     bool    // there is a new one of these
 	care       bool    // a peer is broken or detached, or an old connection has ended
+
+	win windows
 
 	wcs     [64]uverbs.WC
 	rx      [64]engine.Rx
@@ -89,6 +97,11 @@ func New(cfg Config) (t *Transport, err error) {
 		t.chunk = min(t.chunk, uint64(cfg.MaxRead))
 	}
 	t.growPulls()
+	ops := 0
+	if cfg.Windows > 0 {
+		ops = cfg.MaxReads
+		t.win.init(ops)
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -99,9 +112,9 @@ func New(cfg Config) (t *Transport, err error) {
 	if t.channel, err = c.CreateCompChannel(); err != nil {
 		return
 	}
-	// Every completion has its place: the signaled sends, all READs, and what a
-	// QP flushes when it dies.
-	if t.sendCQ, err = c.CreateCQ(&uverbs.CQInitAttr{Depth: cfg.SendDepth + 2*cfg.MaxReads, Channel: t.channel}); err != nil {
+	// Every completion has its place: the signaled sends, all READs, binds and
+	// invalidations, and what a QP flushes when it dies.
+	if t.sendCQ, err = c.CreateCQ(&uverbs.CQInitAttr{Depth: cfg.SendDepth + 2*cfg.MaxReads + ops, Channel: t.channel}); err != nil {
 		return
 	}
 	if t.recvCQ, err = c.CreateCQ(&uverbs.CQInitAttr{Depth: cfg.RingDepth, Channel: t.channel}); err != nil {
@@ -120,8 +133,12 @@ func New(cfg Config) (t *Transport, err error) {
 	if err = t.allocRing(); err != nil {
 		return
 	}
-	err = t.fillRing()
-	return
+	if err = t.fillRing(); err != nil {
+		return
+	}
+	mws, err := t.NewWindows(cfg.Windows)
+	t.AddWindows(mws)
+	return t, err
 }
 
 func (t *Transport) startUD() error {
@@ -245,7 +262,12 @@ func (t *Transport) pollSend(e *engine.Engine, now int64) (int, error) {
 	n, err := t.sendCQ.Poll(t.wcs[:])
 	for i := range t.wcs[:n] {
 		wc := &t.wcs[i]
-		if wc.WRID&readBit == 0 {
+		switch {
+		case wc.WRID&readBit != 0:
+			t.chunkDone(e, now, wc)
+		case wc.WRID&winBit != 0:
+			t.opDone(e, now, wc)
+		default:
 			if wc.Status != uverbs.WCSuccess {
 				t.SendErrors++
 				if err == nil {
@@ -253,9 +275,7 @@ func (t *Transport) pollSend(e *engine.Engine, now int64) (int, error) {
 				}
 			}
 			e.TxDone(uint32(wc.WRID))
-			continue
 		}
-		t.chunkDone(e, now, wc)
 	}
 	return n, err
 }
@@ -268,6 +288,12 @@ func (t *Transport) Flush(e *engine.Engine, now int64) error {
 	for range 4 {
 		if len(e.Tx) > 0 {
 			if err := t.postTx(e, now); err != nil {
+				return err
+			}
+		}
+		t.postOffers(e, now)
+		if t.win.flying > 0 { // most are done by now, and the engine may go on
+			if _, err := t.pollSend(e, now); err != nil {
 				return err
 			}
 		}
