@@ -112,13 +112,17 @@
 //
 // On purpose; the golden tests skip the recordings of these, by name, and run
 // all others:
-//   - the write(2) form of commands, and the probe for it: a kernel with
-//     RDMA_VERBS_IOCTL is required
-//   - the ibv_wr interface's undoing of a whole batch when one request of it is
-//     refused: PostSend posts what precedes the bad request
-//   - DEVX, and QUERY_HCA_CAP by way of it
-//   - querying the device while it is opened: uverbs does it when it is asked to
-//   - mapping the device's clock: completions carry no timestamps
+//   - the probe for the write(2) form of commands: a kernel with RDMA_VERBS_IOCTL is
+//     required, so that there is nothing to choose
+//   - DEVX, and QUERY_HCA_CAP by way of it: it takes a firmware interface that other
+//     kernels and devices do not have, and nothing here needs what it tells
+//   - mapping the device's clock, two pages: completions carry no timestamps
+//
+// These run with a difference: libmlx5's session by write(2), whose contents are
+// compared with those of our ioctls; the ibv_wr interface, which takes a whole batch
+// back when one request of it is refused, where PostSend posts what precedes the
+// bad request; and querying the device, which uverbs does when it is asked to and
+// not while it is opened.
 //
 // And, with no recording: XRC, DC and raw QPs, resizing of SRQs (the device
 // cannot), tag matching, signatures.

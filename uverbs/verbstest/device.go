@@ -85,7 +85,7 @@ func rxeDeviations(v [2]int) []Deviation {
 		{RuleRecvTooSmall, both(uverbs.WCLocQPOpErr, uverbs.WCRemOpErr), "rxe has one status for all that its responder cannot do"},
 		{RuleRecvBadMemory, both(uverbs.WCLocQPOpErr, uverbs.WCRemOpErr), "rxe has one status for all that its responder cannot do"},
 		{RuleRecvAfterErr, flushedByState, "posting a receive is no system call: rxe looks when something else calls it"},
-		{RuleUCRecvSmall, dropped, "rxe drops it, and keeps the receive"},
+		{RuleUCRecvSmall, status(uverbs.WCLocQPOpErr), "rxe has one status for all that its responder cannot do"},
 		{RulePKeyIndex, accepted, unchecked},
 		{RulePathMTU, accepted, unchecked},
 		{RuleMaxDestRd, accepted, unchecked},

@@ -109,6 +109,7 @@ var ucTests = []test{
 	{name: "UCDropsWhatMayNotBeDone", needs: []Capability{UC}, run: func(e *env) {
 		a, z := e.connectUC(shape{}, rc{})
 		src, dst, far, local := a.mr(3000, 0), z.mr(3000, localOnly), z.mr(2000, remoteRW), z.mr(3000, localOnly)
+		mark := z.mr(1, remoteRW)
 		fill(src.Bytes(), 1)
 		sges := []uverbs.SGE{src.SGE(0, 3000)}
 		for name, wr := range map[string]uverbs.SendWR{
@@ -127,6 +128,11 @@ var ucTests = []test{
 				e.Errorf("%s: %v at the sender", name, wc.Status)
 			}
 			if wr.Opcode != uverbs.WRRDMAWriteWithImm {
+				// A WRITE behind it shows that it came too early for the receive.
+				mark.Bytes()[0] = 0
+				a.send(uverbs.SendWR{WRID: 4, Opcode: uverbs.WRRDMAWrite, Flags: uverbs.SendSignaled, SGList: []uverbs.SGE{src.SGE(1, 1)}, RemoteAddr: mark.Addr(), RKey: mark.RKey()})
+				a.sent(4, uverbs.WCRDMAWrite)
+				e.until("WRITE", func() bool { return mark.Bytes()[0] == src.Bytes()[1] })
 				z.recv(2, dst.SGE(0, 3000))
 			}
 			a.send(uverbs.SendWR{WRID: 3, Opcode: uverbs.WRSendWithImm, ImmData: 77, Flags: uverbs.SendSignaled, SGList: sges})
