@@ -400,7 +400,7 @@ func TestCQsAndQPsOfAnotherDevice(t *testing.T) {
 	if !errors.Is(err, syscall.EINVAL) {
 		t.Errorf("%v", err)
 	}
-	_, err = a.pd.CreateQP(&uverbs.QPInitAttr{Type: uverbs.QPTypeUC, SendCQ: a.cq(4), RecvCQ: a.cq(4), Cap: uverbs.QPCap{MaxSendWR: 1, MaxSendSGE: 1}})
+	_, err = a.pd.CreateQP(&uverbs.QPInitAttr{Type: 9, SendCQ: a.cq(4), RecvCQ: a.cq(4), Cap: uverbs.QPCap{MaxSendWR: 1, MaxSendSGE: 1}})
 	if !errors.Is(err, syscall.EOPNOTSUPP) {
 		t.Errorf("%v", err)
 	}
