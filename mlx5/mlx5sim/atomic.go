@@ -71,7 +71,7 @@ func (q *qp) rcAtomic(op *sendOp, r *qp, dst []span) rcResult {
 	}
 	hostOrder.PutUint64(fab.eng.word[:], old)
 	fab.eng.head[0] = span{mem: fab.eng.word[:], n: atomicBytes}
-	if !fab.move(dst, fab.eng.head[:]) {
+	if fab.move(dst, fab.eng.head[:]) != movedAll {
 		return failed(synLocalProt)
 	}
 	return rcResult{}

@@ -271,11 +271,15 @@ func (c *call) read(a *arg, p []byte) error {
 		copy(p, word[:a.len])
 		return nil
 	}
-	if !c.f.dma.Mapped(a.data, uint64(a.len)) || c.f.dma.Read(a.data, p[:min(len(p), a.len)]) != nil {
+	if !c.f.mayAccess(a.data, uint64(a.len)) || c.f.dma.Read(a.data, p[:min(len(p), a.len)]) != nil {
 		return syscall.EFAULT
 	}
 	return nil
 }
+
+// mayAccess is asked before a command's buffers are accessed. Memory of another
+// process is not asked for twice: the access itself is refused.
+func (f *file) mayAccess(addr, n uint64) bool { return f.foreign != nil || f.dma.Mapped(addr, n) }
 
 // zeroBeyond reports whether the input is zero from byte n on.
 func (c *call) zeroBeyond(a *arg, n int) bool {
@@ -320,7 +324,7 @@ func (c *call) write(a *arg, p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	if !c.f.dma.Mapped(a.data, uint64(len(p))) || c.f.dma.Write(a.data, p) != nil {
+	if !c.f.mayAccess(a.data, uint64(len(p))) || c.f.dma.Write(a.data, p) != nil {
 		return syscall.EFAULT
 	}
 	c.setValid(a)

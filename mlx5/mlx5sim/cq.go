@@ -61,7 +61,7 @@ func (c *call) createCQ() error {
 	if compress != 0 || flags&(cqUHWFlagPad128|cqUHWFlagRealTS) != 0 {
 		return syscall.EOPNOTSUPP
 	}
-	if err := f.checkQueue(q.buf, uint64(q.size)*uint64(q.cqeSize), q.dbrec); err != nil {
+	if err := f.checkQueue(q.buf, uint64(q.size)*uint64(q.cqeSize), q.dbrec, true); err != nil {
 		return err
 	}
 	if flags&cqUHWFlagUAR != 0 {
@@ -92,8 +92,9 @@ func (c *call) createCQ() error {
 }
 
 // checkQueue checks the memory of a queue of n bytes and of its doorbell
-// record, as pinning and the queue context's alignment do.
-func (f *file) checkQueue(buf, n, dbrec uint64) error {
+// record, as pinning and the queue context's alignment do. write says that the
+// device writes to the queue.
+func (f *file) checkQueue(buf, n, dbrec uint64, write bool) error {
 	if dbrec%dbrecAlign != 0 || buf%queueAlign != 0 {
 		return syscall.EINVAL
 	}
@@ -101,14 +102,14 @@ func (f *file) checkQueue(buf, n, dbrec uint64) error {
 		if err := checkRange(buf, n); err != nil {
 			return err
 		}
-		if !f.dma.Mapped(buf, n) {
+		if !f.pinnable(buf, n, write) {
 			return syscall.EFAULT
 		}
 	}
 	if err := checkRange(dbrec, dbrecBytes); err != nil {
 		return err
 	}
-	if !f.dma.Mapped(dbrec, dbrecBytes) {
+	if !f.pinnable(dbrec, dbrecBytes, false) {
 		return syscall.EFAULT
 	}
 	return nil

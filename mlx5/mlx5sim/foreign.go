@@ -12,7 +12,8 @@ import (
 // fabric's mutex held, except NewEvents: they must not call the device.
 type ForeignConfig struct {
 	// Memory reaches the program's memory by the program's addresses. View may
-	// always answer nil.
+	// always answer nil. Where it also has a method Writable(addr, n uint64) bool,
+	// memory that may only be read is refused where the kernel refuses it.
 	Memory DMA
 
 	// MapUAR returns this process's own shared mapping of the page that the

@@ -17,7 +17,9 @@ func (q *qp) executeUD(op *sendOp, to *Device) bool {
 		return q.refuse(op, s)
 	}
 	q.sq.next = op.end()
-	q.deliverUD(op, to, src)
+	if !q.deliverUD(op, to, src) {
+		return q.refuse(op, synLocalProt)
+	}
 	q.file.dev.stats.LocalMsgs++
 	q.completeSend(op, 0)
 	return true
@@ -32,28 +34,29 @@ func (q *qp) udQKey(av *udAV) uint32 {
 	return av.qkey
 }
 
-// deliverUD brings a datagram to its QP, or drops and counts it.
-func (q *qp) deliverUD(op *sendOp, to *Device, src []span) {
+// deliverUD brings a datagram to its QP, or drops and counts it. It reports
+// false where its data cannot be read.
+func (q *qp) deliverUD(op *sendOp, to *Device, src []span) bool {
 	fab := to.fab
 	r, ok := to.udTarget(op.av.qpn, q.udQKey(&op.av))
 	if !ok {
-		return
+		return true
 	}
-	w, st := r.takeRecv()
+	w, st := r.nextRecv()
 	if st != recvOK {
 		to.stats.Drops.NoReceive++
-		return
+		return true
 	}
 	if w.length < op.length+grhBytes {
 		to.stats.Drops.TooLong++
 		r.failRecv(w, synLocalLen)
-		return
+		return true
 	}
 	dst, s := r.recvPD().resolve(fab.eng.dst[:0], w.sges, nil, op.length+grhBytes, accessLocalWrite)
 	fab.eng.dst = dst
 	if s != synOK {
 		r.failRecv(w, s)
-		return
+		return true
 	}
 	from := &q.file.dev.gids[op.av.sgidIndex]
 	g := grh{
@@ -62,14 +65,22 @@ func (q *qp) deliverUD(op *sendOp, to *Device, src []span) {
 	}
 	l3 := g.put(&fab.eng.grh)
 	fab.eng.head[0] = span{mem: fab.eng.grh[:], n: grhBytes}
-	if !fab.move(dst, fab.eng.head[:]) || !fab.move(skip(dst, grhBytes), src) {
+	done := fab.move(dst, fab.eng.head[:])
+	if done == movedAll {
+		done = fab.move(skip(dst, grhBytes), src)
+	}
+	switch done {
+	case cannotRead: // the receive stays for the next datagram
+		return false
+	case cannotWrite:
 		r.failRecv(w, synLocalProt)
-		return
+		return true
 	}
 	r.completeRecv(w, recvInfo{
 		byteLen: uint32(op.length) + grhBytes, imm: op.imm, hasImm: op.hasImm(), solicited: op.solicited,
 		srcQPN: q.qpn, grh: true, l3: l3,
 	})
+	return true
 }
 
 // udTarget finds the QP that takes a datagram for qpn with qkey, or counts why
@@ -242,7 +253,8 @@ func rnrDelay(code uint8) time.Duration {
 	return time.Duration(rnrDelays[code&0x1f]) * 10 * time.Microsecond
 }
 
-// rcSend is the responder's side of a SEND.
+// rcSend is the responder's side of a SEND. Where the data cannot be read, which
+// is the requester's local error, the receive stays for the next message.
 func (q *qp) rcSend(op *sendOp, r *qp, src []span) rcResult {
 	fab := r.file.dev.fab
 	w, st := r.nextRecv()
@@ -257,8 +269,13 @@ func (q *qp) rcSend(op *sendOp, r *qp, src []span) rcResult {
 		return failed(synRemInvReq)
 	}
 	dst, inline, s := r.recvSpans(w, op.length)
-	if s == synOK && !fab.move(dst, src) {
-		s = synLocalProt
+	if s == synOK {
+		switch fab.move(dst, src) {
+		case cannotRead:
+			return failed(synLocalProt)
+		case cannotWrite:
+			s = synLocalProt
+		}
 	}
 	if s != synOK {
 		r.failRecv(w, s)
@@ -305,7 +322,10 @@ func (q *qp) rcWrite(op *sendOp, r *qp, src []span) rcResult {
 	if m != nil {
 		fab := r.file.dev.fab
 		fab.eng.head[0] = m.spanOf(op.raddr, op.length)
-		if !fab.move(fab.eng.head[:], src) {
+		switch fab.move(fab.eng.head[:], src) {
+		case cannotRead:
+			return failed(synLocalProt)
+		case cannotWrite:
 			r.toError()
 			return failed(synRemOp)
 		}
@@ -330,7 +350,11 @@ func (q *qp) rcRead(op *sendOp, r *qp, dst []span) rcResult {
 	if m != nil {
 		fab := r.file.dev.fab
 		fab.eng.head[0] = m.spanOf(op.raddr, op.length)
-		if !fab.move(dst, fab.eng.head[:]) {
+		switch fab.move(dst, fab.eng.head[:]) {
+		case cannotRead:
+			r.toError()
+			return failed(synRemOp)
+		case cannotWrite:
 			return failed(synLocalProt)
 		}
 	}

@@ -162,11 +162,21 @@ func (q *qp) scatterLocal(op *sendOp, off uint64, src []byte) syndrome {
 	return q.pd.window(op.sges, op.wqe, off, src, true)
 }
 
-// move copies src to dst until either ends, and reports whether every access
-// went well. Two views are one memmove, which may overlap.
-func (fab *Fabric) move(dst, src []span) bool {
+// moved is how move ended. Memory that was checked when it was registered may
+// be gone by now: its program unmapped it, or died.
+type moved uint8
+
+const (
+	movedAll moved = iota
+	cannotRead
+	cannotWrite
+)
+
+// move copies src to dst until either ends. Two views are one memmove, which
+// may overlap.
+func (fab *Fabric) move(dst, src []span) moved {
 	if len(dst) == 0 || len(src) == 0 {
-		return true
+		return movedAll
 	}
 	d, s := dst[0], src[0]
 	for {
@@ -179,30 +189,33 @@ func (fab *Fabric) move(dst, src []span) bool {
 			copy(d.mem[:k], s.mem[:k])
 		case d.mem != nil:
 			if s.dma.Read(s.addr, d.mem[:k]) != nil {
-				return false
+				return cannotRead
 			}
 		case s.mem != nil:
 			if d.dma.Write(d.addr, s.mem[:k]) != nil {
-				return false
+				return cannotWrite
 			}
 		default:
 			if fab.eng.bounce == nil {
 				fab.eng.bounce = make([]byte, bounceBytes)
 			}
 			b := fab.eng.bounce[:k]
-			if s.dma.Read(s.addr, b) != nil || d.dma.Write(d.addr, b) != nil {
-				return false
+			if s.dma.Read(s.addr, b) != nil {
+				return cannotRead
+			}
+			if d.dma.Write(d.addr, b) != nil {
+				return cannotWrite
 			}
 		}
 		if d.advance(k); d.n == 0 {
 			if dst = dst[1:]; len(dst) == 0 {
-				return true
+				return movedAll
 			}
 			d = dst[0]
 		}
 		if s.advance(k); s.n == 0 {
 			if src = src[1:]; len(src) == 0 {
-				return true
+				return movedAll
 			}
 			s = src[0]
 		}

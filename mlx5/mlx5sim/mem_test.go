@@ -114,13 +114,13 @@ func TestMoveJoinsUnevenLists(t *testing.T) {
 		for i := range src.mem {
 			src.mem[i] = byte(i * 7)
 		}
-		if !fab.move(cut(dst, 1, 70_000, 5, 129_994), cut(src, 100_000, 99_999, 1)) || !bytes.Equal(src.mem, dst.mem) {
+		if fab.move(cut(dst, 1, 70_000, 5, 129_994), cut(src, 100_000, 99_999, 1)) != movedAll || !bytes.Equal(src.mem, dst.mem) {
 			t.Errorf("noView %v: data differ", noView)
 		}
-		if fab.move(cut(dst, 8), []span{{dma: src, addr: 5, n: 8}}) {
+		if fab.move(cut(dst, 8), []span{{dma: src, addr: 5, n: 8}}) != cannotRead {
 			t.Errorf("noView %v: read outside the memory", noView)
 		}
-		if fab.move([]span{{dma: dst, addr: 5, n: 8}}, cut(src, 8)) {
+		if fab.move([]span{{dma: dst, addr: 5, n: 8}}, cut(src, 8)) != cannotWrite {
 			t.Errorf("noView %v: wrote outside the memory", noView)
 		}
 	}

@@ -68,7 +68,7 @@ func (f *file) checkMR(m *mr) error {
 	if err := firstError(checkAccess(m.access), checkRange(m.start, m.length), checkRange(m.iova, m.length)); err != nil {
 		return err
 	}
-	if !f.dma.Mapped(m.start, m.length) {
+	if !f.pinnable(m.start, m.length, m.access&(accessLocalWrite|accessMWBind) != 0) {
 		return syscall.EFAULT
 	}
 	return nil

@@ -185,7 +185,7 @@ func (q *qp) decodeUHW(in []byte, n int) error {
 		return syscall.EINVAL
 	}
 	rqBytes := uint64(rqCount) << rqShift
-	if err := f.checkQueue(buf, rqBytes+uint64(sqCount)*sqStride, dbrec); err != nil {
+	if err := f.checkQueue(buf, rqBytes+uint64(sqCount)*sqStride, dbrec, false); err != nil {
 		return err
 	}
 	q.dbrec = dbrec

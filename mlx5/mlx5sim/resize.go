@@ -40,7 +40,7 @@ func (c *call) resizeCQ() error {
 	if cqeSize != 64 && cqeSize != 128 {
 		return syscall.EINVAL
 	}
-	if err := c.f.checkQueue(buf, uint64(size)*uint64(cqeSize), q.dbrec); err != nil {
+	if err := c.f.checkQueue(buf, uint64(size)*uint64(cqeSize), q.dbrec, true); err != nil {
 		return err
 	}
 	if err := q.resize(buf, size, cqeSize); err != nil {

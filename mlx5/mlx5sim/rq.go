@@ -49,8 +49,9 @@ func (q *qp) takeRecv() (*recvWQE, recvStatus) {
 	return w, recvOK
 }
 
-// nextRecv is takeRecv, but for a UC QP that took a receive for a message which
-// was lost underway: the next message gets it.
+// nextRecv is takeRecv, but for a QP that took a receive for a message which
+// was lost underway, or whose sender could not read it: the next message gets
+// it.
 func (q *qp) nextRecv() (*recvWQE, recvStatus) {
 	if q.eng.recvTaken {
 		return &q.eng.recv, recvOK

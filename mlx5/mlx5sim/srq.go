@@ -68,7 +68,7 @@ func (c *call) newSRQ(p *pd, user uint64, maxWR, maxSGE uint32) (*srq, error) {
 	desc := max(srqMinStride, srqNextBytes+maxSGE*segBytes)
 	s := &srq{pd: p, user: user, dbrec: le.Uint64(in[8:]), maxSGE: maxSGE}
 	s.rq = wq{buf: le.Uint64(in[0:]), size: 1 << bits.Len32(maxWR), stride: 1 << bits.Len32(desc-1)}
-	if err := c.f.checkQueue(s.rq.buf, uint64(s.rq.size)*uint64(s.rq.stride), s.dbrec); err != nil {
+	if err := c.f.checkQueue(s.rq.buf, uint64(s.rq.size)*uint64(s.rq.stride), s.dbrec, false); err != nil {
 		return nil, err
 	}
 	d := c.f.dev

@@ -91,16 +91,39 @@ type object interface {
 }
 
 // DMA is all access that the device has to the user's memory. Addresses are
-// user virtual addresses; a bad one answers an error and moves nothing.
-// Implementations are called under the fabric's mutex.
+// user virtual addresses, any 64 bits of them; a bad one answers an error, and
+// what of the range was moved by then is not known. Implementations are called
+// under the fabric's mutex and must not block.
+//
+// Nothing is pinned: memory that was registered and is then unmapped, or whose
+// process is gone, answers an error from then on, and its work requests fail.
 type DMA interface {
 	Read(addr uint64, p []byte) error
 	Write(addr uint64, p []byte) error
 	// View returns the n bytes at addr themselves, or nil where the memory
 	// cannot be reached without copying.
 	View(addr uint64, n int) []byte
-	// Mapped reports whether all n bytes at addr can be read.
+	// Mapped reports whether all n bytes at addr can be read. It is asked when
+	// memory becomes an MR or a queue: what is refused here is EFAULT.
 	Mapped(addr uint64, n uint64) bool
+}
+
+// writableDMA is a DMA that knows which memory may be written, too. Without it,
+// writing to a read-only mapping fails when it is tried.
+type writableDMA interface {
+	DMA
+	// Writable reports whether all n bytes at addr, which are mapped, can be
+	// written. It is asked for MRs with local write access and for CQs.
+	Writable(addr uint64, n uint64) bool
+}
+
+// pinnable reports whether n bytes at addr could be pinned.
+func (f *file) pinnable(addr, n uint64, write bool) bool {
+	if !f.dma.Mapped(addr, n) {
+		return false
+	}
+	w, ok := f.dma.(writableDMA)
+	return !write || !ok || w.Writable(addr, n)
 }
 
 // uar is one UAR page as user space mapped it.

@@ -250,7 +250,7 @@ func (q *qp) executeSend(p *roce.Packet, first, last bool) bool {
 
 // beginRecv takes a receive, or asks the requester to come again.
 func (q *qp) beginRecv() bool {
-	switch _, st := q.takeRecv(); st {
+	switch _, st := q.nextRecv(); st {
 	case recvEmpty:
 		q.file.dev.stats.RNRNaks++
 		q.owe(owedNAK, roce.RNR(q.attr.minRNRTimer))

@@ -25,17 +25,20 @@ func (q *qp) executeUC(op *sendOp, to *Device) bool {
 		return q.refuse(op, s)
 	}
 	q.sq.next = op.end()
-	q.deliverUC(op, to, src)
+	if !q.deliverUC(op, to, src) {
+		return q.refuse(op, synLocalProt)
+	}
 	q.file.dev.stats.LocalMsgs++
 	q.completeSend(op, 0)
 	return true
 }
 
-// deliverUC brings a message to its QP, or drops and counts it.
-func (q *qp) deliverUC(op *sendOp, to *Device, src []span) {
+// deliverUC brings a message to its QP, or drops and counts it. It reports
+// false where its data cannot be read.
+func (q *qp) deliverUC(op *sendOp, to *Device, src []span) bool {
 	r := q.peer(to)
 	if r == nil {
-		return
+		return true
 	}
 	var st rcResult
 	if op.opcode == opWrite || op.opcode == opWriteImm {
@@ -46,6 +49,7 @@ func (q *qp) deliverUC(op *sendOp, to *Device, src []span) {
 	if st.rnr {
 		to.stats.Drops.NoReceive++
 	}
+	return st.syn != synLocalProt
 }
 
 // pumpUC sends what the burst has room for. An operation ends with its last

@@ -70,7 +70,7 @@ func (d *Device) receiveUD(from netip.AddrPort, ip []byte, p *roce.Packet) {
 	if !ok {
 		return
 	}
-	w, st := q.takeRecv()
+	w, st := q.nextRecv()
 	if st != recvOK {
 		d.stats.Drops.NoReceive++
 		return

@@ -1,6 +1,9 @@
 package verbstest
 
 import (
+	"fmt"
+	"os"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -30,6 +33,25 @@ func (m foreignMemory) Mapped(addr, n uint64) bool {
 	var b [1]byte
 	for at := addr; at < end; at = (at | (smallPage - 1)) + 1 {
 		if m.Read(at, b[:]) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// Writable looks for the range in the process's list of mappings.
+func (foreignMemory) Writable(addr, n uint64) bool {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(maps)) {
+		var start, end uint64
+		var may string
+		if _, err := fmt.Sscanf(line, "%x-%x %s", &start, &end, &may); err != nil || end <= addr || start >= addr+n {
+			continue
+		}
+		if len(may) < 2 || may[1] != 'w' {
 			return false
 		}
 	}

@@ -50,6 +50,7 @@ const (
 	// MRs.
 	RuleBoundRegion Rule = "deregister a region that a window is bound to"
 	RuleZeroBased   Rule = "register with AccessZeroBased"
+	RuleReadOnly    Rule = "register memory that is mapped read-only with AccessLocalWrite"
 )
 
 const (
@@ -95,6 +96,7 @@ var rules = map[Rule]string{
 	RuleMaxDestRd:     invalid,
 	RuleBoundRegion:   refused,
 	RuleZeroBased:     accepted,
+	RuleReadOnly:      badAddress,
 }
 
 // Deviation is a rule that a device is known to break.

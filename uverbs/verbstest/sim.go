@@ -78,6 +78,7 @@ func simBackend(name string, open func() (*Pair, error)) Backend {
 			{RuleHopLimit, asAsked, "there are no routes in the simulator; a kernel takes the hop limit from the route"},
 			{RuleBoundRegion, accepted, "the simulator lets the region go, and the window grants nothing from then on"},
 			{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"},
+			{RuleReadOnly, accepted, "in its own process the simulator asks what is mapped, not what may be written"},
 		},
 	}
 }

@@ -196,11 +196,14 @@ func (e *env) expects(r Rule) string {
 	return want
 }
 
-const notSupported = "EOPNOTSUPP"
+const (
+	notSupported = "EOPNOTSUPP"
+	badAddress   = "EFAULT"
+)
 
 // errnoName is what a rule says of a control command's answer.
 func errnoName(err error) string {
-	for errno, name := range map[syscall.Errno]string{syscall.EINVAL: invalid, syscall.EOPNOTSUPP: notSupported} {
+	for errno, name := range map[syscall.Errno]string{syscall.EINVAL: invalid, syscall.EOPNOTSUPP: notSupported, syscall.EFAULT: badAddress} {
 		if errors.Is(err, errno) {
 			return name
 		}
