@@ -420,7 +420,9 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 		p.attached, p.handed = true, true
 	}
 	s.up = true
-	s.es.Connect(ep.now, engine.Peer{Dest: p.peer.Index(), Session: h.session, Token: h.token, QPN: h.addr.QPN, MaxSmall: p.peer.MaxSmall()})
+	s.es.Connect(ep.now, engine.Peer{Dest: p.peer.Index(), Session: h.session, Token: h.token, QPN: h.addr.QPN, MaxSmall: p.peer.MaxSmall(),
+		Parts: engine.PartsFor(min(ep.opt.credits, int(h.credits)), ep.opt.window)})
+	s.threshold.Store(int64(s.es.MaxUD()))
 	if p.repair.underWay {
 		ep.e.Broken(ep.now, p.peer.Index(), p.repair.generation)
 	}

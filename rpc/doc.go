@@ -4,8 +4,9 @@
 //
 // Small messages travel in one RDMA UD datagram and are handled where they were
 // received; large ones stay where they are until the other side pulls them by
-// RDMA READ over an RC queue pair, straight into their final buffer. Which way a
-// message goes follows from its length alone.
+// RDMA READ over an RC queue pair, straight into their final buffer; and those
+// between, of a few datagrams, may go in several of them (WithLargeThreshold).
+// Which way a message goes follows from its length alone.
 //
 // # Driving an endpoint
 //
@@ -119,12 +120,12 @@
 //
 //   - all of the regions (2 to 64 MiB) that hold or held buffers for large
 //     messages: those that Endpoint.Alloc and RequestHandle.Response give for more
-//     than MaxSmall bytes, also such as were offered to other peers, and what is
+//     than LargeThreshold bytes, also such as were offered to other peers, and what is
 //     left of messages in buffers that were freed
 //   - all of a Region that was registered with msgbuf.RemoteRead
 //
 // until its last session ends; not the receive ring, the headers, buffers of up
-// to MaxSmall bytes, received requests of any size, responses that were pulled
+// to LargeThreshold bytes, received requests of any size, responses that were pulled
 // into Regions of msgbuf.Local, nor other endpoints of the process, whose
 // protection domains are their own. Whoever shares an endpoint among tenants that
 // must not see each other's large messages gives each an endpoint of its own.

@@ -41,6 +41,7 @@ type Endpoint struct {
 	unregister func()
 	epoch      time.Time
 	maxSmall   int
+	threshold  int // bytes of the longest message that goes in datagrams
 
 	// The loop's own.
 	now       int64
@@ -162,8 +163,9 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		return nil, err
 	}
 	ep.maxSmall = ep.t.MaxSmall()
+	ep.threshold = opt.largeThreshold(ep.maxSmall)
 	ep.e = engine.New(engine.Config{
-		Window: opt.window, MaxInline: ep.t.MaxInline(), MaxSmall: ep.maxSmall, MaxMsg: opt.maxMessage, MaxPulled: opt.requestMem,
+		Window: opt.window, MaxInline: ep.t.MaxInline(), MaxSmall: ep.maxSmall, Threshold: ep.threshold, MaxMsg: opt.maxMessage, MaxPulled: opt.requestMem,
 		InitialRTO: int64(opt.initialRTO), MinRTO: int64(opt.minRTO), MaxRTO: int64(opt.maxRTO),
 		CancelGrace: ep.cancelGrace(), Offers: ep.reg.windows,
 		Small: ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
@@ -231,16 +233,15 @@ func (ep *Endpoint) Handle(reqType uint8, fn Handler) {
 	ep.e.Handle(reqType, ep.adapt(fn))
 }
 
-// MaxSmall returns the longest message that goes in one UD datagram; longer
-// ones go by RDMA READ. A session whose peer has a smaller MTU has a smaller
-// limit.
+// MaxSmall returns the longest message that goes in one UD datagram. A session
+// whose peer has a smaller MTU has a smaller limit.
 func (ep *Endpoint) MaxSmall() int { return ep.maxSmall }
 
 // Alloc returns a registered buffer of length n for requests, and for responses
 // of deferred requests. Any goroutine may call it, and Free the buffer. What is
-// in it is undefined.
+// in it is undefined. Peers can read it only if n is more than LargeThreshold.
 func (ep *Endpoint) Alloc(n int) (msgbuf.Buf, error) {
-	if n <= ep.maxSmall {
+	if n <= ep.threshold {
 		return ep.mem.sharedSmall.Alloc(n)
 	}
 	return ep.mem.sharedLarge.Alloc(n)

@@ -45,8 +45,8 @@ type RequestHandle struct {
 // Type returns the request type.
 func (h *RequestHandle) Type() uint8 { return h.h.Type() }
 
-// Bytes returns the request, in place: a small one in the receive ring, a large
-// one where it was pulled to. It must not be written to, nor used after the
+// Bytes returns the request, in place: a small one in the receive ring, others
+// where they were put together or pulled to. It must not be written to, nor used after the
 // reply.
 func (h *RequestHandle) Bytes() []byte { return h.h.Data() }
 
@@ -121,7 +121,7 @@ func (h *RequestHandle) Defer() (msgbuf.Buf, error) {
 }
 
 // Release gives a deferred request's memory back before its reply: the receive
-// buffer of a small one, or what a large one was pulled to. Bytes must not be
+// buffer of a small one, or the memory of a longer one. Bytes must not be
 // used any more, nor slices of it. Any goroutine may call it that may call Reply,
 // and before that.
 func (h *RequestHandle) Release() {

@@ -12,13 +12,13 @@ import (
 const helloBytes = 76
 
 // helloVersion is the version of the format and of the engine's protocol.
-const helloVersion = 1
+const helloVersion = 2
 
 // hello is what two endpoints tell each other when a session is made: the
 // payload of the session manager's Connect and of its answer. Big-endian:
 //
 //	offset size
-//	     0    2  version, 1
+//	     0    2  version, 2
 //	     2    1  window, slots
 //	     3    1  MTU, enum ibv_mtu
 //	     4    2  LID (InfiniBand)

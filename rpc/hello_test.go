@@ -38,7 +38,7 @@ func TestHelloRoundTrip(t *testing.T) {
 func TestHelloLayout(t *testing.T) {
 	h := sampleHello()
 	want := []byte{
-		0, 1, 8, 5, 0x12, 0x34, 0, 32,
+		0, 2, 8, 5, 0x12, 0x34, 0, 32,
 		0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef,
 		0xf0, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff,
 		0x00, 0xab, 0xcd, 0xef, 0x11, 0x22, 0x33, 0x44,
@@ -67,7 +67,7 @@ func TestHelloOfAnyOtherLengthIsRejected(t *testing.T) {
 
 func TestHelloRejectsWhatCannotBe(t *testing.T) {
 	for name, spoil := range map[string]func(b []byte){
-		"version 2":        func(b []byte) { b[1] = 2 },
+		"version 1":        func(b []byte) { b[1] = 1 },
 		"version 257":      func(b []byte) { b[0] = 1 },
 		"window 0":         func(b []byte) { b[2] = 0 },
 		"window 65":        func(b []byte) { b[2] = 65 },

@@ -19,6 +19,7 @@ type options struct {
 	sendDepth  int
 	maxReads   int
 	maxMessage int
+	threshold  int
 	requestMem int64
 	timeout    time.Duration
 	spin       time.Duration
@@ -110,9 +111,9 @@ func WithNesting(n int) Option { return func(o *options) { o.nesting = n } }
 // response, in bytes; 1 GiB by default, which is also the most.
 func WithMaxMessage(n int) Option { return func(o *options) { o.maxMessage = n } }
 
-// WithRequestMemory sets how many bytes the large requests may take together that
-// a server pulls or whose handlers are at work; 4 GiB by default. A request that
-// finds no room ends with ErrServerMemory at its caller. The memory is taken when
+// WithRequestMemory sets how many bytes the requests of more than one datagram may
+// take together that a server receives or whose handlers are at work; 4 GiB by
+// default. A request that finds no room ends with ErrServerMemory at its caller. The memory is taken when
 // a client has told the length, and it may lie.
 func WithRequestMemory(n int64) Option { return func(o *options) { o.requestMem = n } }
 

@@ -16,7 +16,7 @@ type Region struct {
 // requests and responses. With msgbuf.RemoteRead, large messages can be sent from
 // it: peers can read the parts that are offered to them, or, where MemoryWindows is
 // false, all of it as long as it is registered. With msgbuf.Local it can be sent
-// from up to the size of a datagram, and received into whatever the size.
+// from up to LargeThreshold bytes, and received into whatever the size.
 //
 // mem must be mapped memory (mmap: anonymous, of a file, shared), never memory
 // of the Go heap or a stack: the device goes on writing where the heap's memory

@@ -49,7 +49,7 @@ func (r *Request) Req() msgbuf.Buf { return r.call.Req }
 func (r *Request) Resp() msgbuf.Buf { return r.call.Resp }
 
 // Large reports, once the request is done, whether request and response went by
-// RDMA READ over the RC queue pair (true) or in a UD datagram (false).
+// RDMA READ over the RC queue pair (true) or in UD datagrams (false).
 func (r *Request) Large() (request, response bool) { return r.call.ReqLarge, r.call.RespLarge }
 
 // Wait blocks until the request is done and returns how it ended. When ctx ends

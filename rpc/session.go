@@ -23,6 +23,8 @@ type Session struct {
 	remote string // URI of the remote process
 	id     uint16 // remote endpoint; 0 at the server's end
 
+	threshold atomic.Int64 // bytes, once it is up
+
 	passive bool // what brings it up must not drive the loop
 	credits int  // of our ring
 

@@ -18,6 +18,7 @@ import (
 //   - Requests: requests begun as a client; each ends in Responses or Failed
 //   - Responses, Failed: requests ended with a response; with an error
 //   - Handled: requests given to a handler
+//   - Assembled: messages received in several datagrams
 //   - Retransmits: sent again, by either side
 //   - Duplicates: requests and responses that had come before
 //   - DropShort, DropVersion: without a header; of an unknown version or kind

@@ -7,13 +7,13 @@ import "testing"
 type roundTripper struct {
 	p     *pair
 	call  Call
-	burst [8]Rx
-	bufs  [8][HeaderBytes + testMaxSmall]byte
+	burst [MaxParts]Rx
+	bufs  [MaxParts][HeaderBytes + testMaxSmall]byte
 	ended bool
 }
 
-func newRoundTripper(tb testing.TB, n int) *roundTripper {
-	r := &roundTripper{p: newPair(tb, func(c *Config) { c.MaxMsg = 4 << 20 })}
+func newRoundTripper(tb testing.TB, n, parts int) *roundTripper {
+	r := &roundTripper{p: newPairOfParts(tb, parts, func(c *Config) { c.MaxMsg = 4 << 20 })}
 	r.p.s.e.Handle(1, echo)
 	r.call = Call{Type: 1, Req: r.p.c.message(n, 1), Resp: r.p.c.alloc(n), Fn: func(*Call) { r.ended = true }}
 	return r
@@ -66,22 +66,26 @@ func (r *roundTripper) trip() {
 }
 
 func TestRoundTripsDoNotAllocate(t *testing.T) {
-	for _, n := range []int{0, 32, testMaxSmall, testMaxSmall + 1, 100_000, 1 << 20} {
-		r := newRoundTripper(t, n)
+	for _, c := range []struct{ n, parts int }{
+		{0, 1}, {32, 1}, {testMaxSmall, 1}, {testMaxSmall + 1, 1}, {100_000, 1}, {1 << 20, 1},
+		{testMaxSmall + 1, 4}, {4 * testPart, 4}, {20_000, 64}, {64 * testPart, 64},
+	} {
+		n := c.n
+		r := newRoundTripper(t, n, c.parts)
 		for range 3 * testWindow {
 			r.trip()
 		}
 		if a := testing.AllocsPerRun(200, r.trip); a != 0 {
-			t.Errorf("%d bytes: %v allocations per call", n, a)
+			t.Errorf("%d bytes, %d parts: %v allocations per call", n, c.parts, a)
 		}
 		if sum(r.call.Req.Bytes()) != sum(r.call.Resp.Bytes()) {
-			t.Errorf("%d bytes: wrong response", n)
+			t.Errorf("%d bytes, %d parts: wrong response", n, c.parts)
 		}
 	}
 }
 
-func benchmarkRPC(b *testing.B, n int) {
-	r := newRoundTripper(b, n)
+func benchmarkRPC(b *testing.B, n, parts int) {
+	r := newRoundTripper(b, n, parts)
 	b.ReportAllocs()
 	for b.Loop() {
 		r.trip()
@@ -89,13 +93,14 @@ func benchmarkRPC(b *testing.B, n int) {
 }
 
 // Both engines together, and the copies that stand for the network.
-func BenchmarkSmallRPC(b *testing.B)  { benchmarkRPC(b, 32) }
-func BenchmarkTokenRPC(b *testing.B)  { benchmarkRPC(b, 512) }
-func BenchmarkPulledRPC(b *testing.B) { benchmarkRPC(b, 2000) }
+func BenchmarkSmallRPC(b *testing.B)  { benchmarkRPC(b, 32, 1) }
+func BenchmarkTokenRPC(b *testing.B)  { benchmarkRPC(b, 512, 1) }
+func BenchmarkPulledRPC(b *testing.B) { benchmarkRPC(b, 2000, 1) }
+func BenchmarkPartsRPC(b *testing.B)  { benchmarkRPC(b, 2000, 3) }
 
 // BenchmarkSmallRPCWindow keeps the window full, so that a burst carries four.
 func BenchmarkSmallRPCWindow(b *testing.B) {
-	r := newRoundTripper(b, 32)
+	r := newRoundTripper(b, 32, 1)
 	calls := make([]Call, testWindow)
 	left := 0
 	for i := range calls {

@@ -14,6 +14,7 @@ const (
 	slotIdle       slotState = iota
 	slotOffering             // the request is not sent: it cannot be read yet
 	slotSent                 // request is out; waiting for the response
+	slotAssembling           // parts of the response have come
 	slotReading              // our READ of the response is in flight
 	slotCancelling           // aborted; the server may still read the request
 	slotDraining             // outcome is known; our NIC may still read the request
@@ -26,6 +27,7 @@ type clientSlot struct {
 	err    error // outcome, in slotDraining; the abort's error before it
 	timer  timer
 	copied msgbuf.Buf // the request in memory that the peer can read, if Req is not
+	parts  assembly   // of the response
 
 	sentAt  int64 // first transmission
 	resend  int64 // next retransmission
@@ -42,6 +44,7 @@ type clientSlot struct {
 	resent    bool
 	behind    bool // the server may still be busy with the request before
 	pulled    bool // the server will not read the request (any more)
+	asked     bool // the server may say which parts of the request are missing
 	finishing bool // in Engine.finishing
 }
 
@@ -64,9 +67,9 @@ func (s *Session) launch(c *Call) {
 	if sl.seq++; sl.seq == 0 {
 		sl.seq = 1 // 0 is what a slot has seen before its first request
 	}
-	sl.state, sl.resent, sl.pulled = slotSent, false, false
+	sl.state, sl.resent, sl.pulled, sl.asked = slotSent, false, false, false
 	c.slot, c.state = sl, callActive
-	if c.ReqLarge = c.Req.Len() > s.maxSmall; c.ReqLarge && c.Req.Access() != msgbuf.RemoteRead {
+	if c.ReqLarge = c.Req.Len() > s.maxUD; c.ReqLarge && c.Req.Access() != msgbuf.RemoteRead {
 		var err error
 		if sl.copied, err = e.readable(c.Req); err != nil {
 			if err != ErrBuffer {
@@ -102,8 +105,18 @@ func (sl *clientSlot) send() {
 	switch {
 	case sl.state == slotCancelling:
 		s.e.push(s, KindCancel, 0, sl.index, sl.seq)
+	case sl.state == slotAssembling:
+		s.pushMissing(sl.index, sl.seq, sl.parts.missing)
 	case c.ReqLarge:
 		s.e.control(s.e.push(s, KindLargeRequest, c.Type, sl.index, sl.seq), sl.large(), sl.ref)
+	case c.Req.Len() > s.maxSmall:
+		// Behind a request that was given up the server's ring may still have
+		// that one's parts.
+		if sl.resent || sl.behind {
+			sl.askParts()
+		} else {
+			sl.sendParts(everyPart)
+		}
 	default:
 		tx := s.e.push(s, KindRequest, c.Type, sl.index, sl.seq)
 		if old := sl.ref; c.Req.Len() > 0 {
@@ -123,7 +136,7 @@ func (sl *clientSlot) arm() {
 			return
 		}
 		when = sl.call.Deadline
-	} else if sl.state == slotSent && sl.call.Deadline != 0 {
+	} else if (sl.state == slotSent || sl.state == slotAssembling) && sl.call.Deadline != 0 {
 		when = min(when, sl.call.Deadline)
 	} else if sl.state == slotCancelling {
 		when = min(when, sl.giveUp)
@@ -136,7 +149,7 @@ func (sl *clientSlot) expired(now int64) {
 	switch sl.state {
 	case slotIdle, slotDraining:
 		return
-	case slotOffering, slotSent, slotReading:
+	case slotOffering, slotSent, slotAssembling, slotReading:
 		if d := sl.call.Deadline; d != 0 && d <= now && sl.err == nil {
 			sl.abort(ErrTimeout)
 			return
@@ -182,6 +195,8 @@ func (sl *clientSlot) abort(err error) {
 		sl.resend = e.now + sl.backoff
 		sl.send()
 		sl.arm()
+	case slotAssembling:
+		sl.end(err)
 	case slotReading:
 		if sl.err == nil {
 			sl.err = err
@@ -243,7 +258,7 @@ func (sl *clientSlot) tryFinish() {
 // sessionFailed ends the slot's call: the peer is gone.
 func (sl *clientSlot) sessionFailed(err error) {
 	switch sl.state {
-	case slotOffering, slotSent:
+	case slotOffering, slotSent, slotAssembling:
 		sl.end(err)
 	case slotCancelling:
 		sl.end(sl.err)
@@ -295,7 +310,11 @@ func (s *Session) fromServer(h *Header, body []byte) {
 		e.Stats.DropMalformed++
 		return
 	}
-	if !sl.resent && sl.state == slotSent && h.Kind != KindPulled {
+	if sl.state == slotAssembling && h.Kind.answers() && h.Kind != KindResponsePart {
+		e.Stats.DropMalformed++ // it had begun to answer with something else
+		return
+	}
+	if !sl.resent && sl.state == slotSent && h.Kind != KindPulled && h.Kind != KindMissing {
 		s.sampleRTT(e.now - sl.sentAt)
 	}
 	if h.Kind.answers() {
@@ -341,6 +360,14 @@ func (s *Session) fromServer(h *Header, body []byte) {
 			sl.read = e.pushRead(s, &c, sl.call.Resp, sl, nil)
 			sl.arm()
 		}
+	case KindResponsePart:
+		if cancelled {
+			sl.done(sl.err)
+			return
+		}
+		sl.responsePart(body)
+	case KindMissing:
+		sl.missing(body)
 	case KindError:
 		if cancelled {
 			sl.done(sl.err)

@@ -26,9 +26,42 @@
 // 0. A slot whose last request is still with its handler, because the client
 // gave it up, takes no new one until that has been answered.
 //
+// # Messages in parts
+//
+// A message of a few datagrams goes in parts, each with a Part block that tells
+// the length of the whole and which part it is: a request into a buffer that the
+// server allocates when the first one comes, whichever it is, a response to its
+// place in the caller's buffer. A bitmap says which parts have come, so their
+// order does not matter, nor that one comes twice.
+//
+// A session's credits are shared out among its slots once and for all: a message
+// has at most as many parts as each receive ring has buffers for the slot, less
+// one for what is not a message (see PartsFor). So nothing is counted while
+// messages flow, and the rings have room for all that is sent a first time. What
+// is repeated comes on top, but it is little, and later: where an answer is
+// overdue the client sends one short KindMissing instead of the request, and
+// learns which parts did not come, of the request or of the response; only those
+// are sent again. The same is sent ahead of a request in parts whose slot had one
+// before that was given up, and may still have parts in the ring.
+//
+//	client                                   server
+//	  | REQUEST_PART 0, 1, 2             -->   |  1 is lost
+//	  | MISSING(all of the response)     -->   |
+//	  |       <--  MISSING(1 of the request)   |
+//	  | REQUEST_PART 1                   -->   |  handler runs
+//	  |           <--  RESPONSE_PART 0, 1, 2   |  2 is lost
+//	  | MISSING(2 of the response)       -->   |
+//	  |           <--  RESPONSE_PART 2         |
+//
+// Once a part of the response has come, the request is not sent again, for both
+// may have one buffer. A request of which parts are missing and whose client is
+// silent is forgotten after a while (partsKept) as if it had never come: its
+// handler has not run. The memory of such requests counts like that of large
+// ones, and is no more than the session's part of the ring.
+//
 // # Large messages
 //
-// A message that does not fit into one datagram stays where it is: the control
+// A message that is too long for that stays where it is: the control
 // block of a datagram names address, length and rkey, and the other side pulls
 // it by RDMA READ and says so with KindPulled.
 //

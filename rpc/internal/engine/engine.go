@@ -10,8 +10,9 @@ type Config struct {
 	Window    int   // slots of a session, 1..64
 	MaxInline int   // a datagram of at most this many bytes is copied when it is posted
 	MaxSmall  int   // payload bytes of a datagram behind the header
+	Threshold int   // bytes of the longest message that goes in datagrams, one or several; at least MaxSmall
 	MaxMsg    int   // bytes of the longest message
-	MaxPulled int64 // bytes of large requests that are pulled or handled at once; 0 is no limit
+	MaxPulled int64 // bytes of requests of more than a datagram that are received or handled at once; 0 is no limit
 
 	InitialRTO, MinRTO, MaxRTO int64 // retransmission timeout
 	CancelGrace                int64 // how long a peer may keep a cancelled request's buffer
@@ -96,6 +97,7 @@ type Stats struct {
 	Requests, Responses      uint64 // calls started; calls ended with a response
 	Handled                  uint64 // handlers run
 	Failed                   uint64 // calls ended with an error
+	Assembled                uint64 // messages put together from several datagrams
 	Retransmits, Duplicates  uint64
 	DropShort, DropVersion   uint64 // no header; unknown version or kind
 	DropSession, DropToken   uint64 // no such session; wrong token or sender
@@ -112,7 +114,7 @@ type Engine struct {
 	free     []uint32   // indices without session
 	wheel    wheel
 	refs     []ref
-	pulled   int64 // bytes of large requests, from accept to releaseRequest
+	pulled   int64 // bytes of requests of more than a datagram, from accept to releaseRequest
 	freeRefs []uint32
 	now      int64
 
@@ -155,6 +157,7 @@ type ref struct {
 
 // New returns an engine whose clock stands at now.
 func New(cfg Config, now int64) *Engine {
+	cfg.Threshold = max(cfg.Threshold, cfg.MaxSmall)
 	e := &Engine{cfg: cfg, now: now}
 	e.wheel.init(now)
 	e.refs = make([]ref, 1, 64) // token 0 means none
@@ -384,13 +387,17 @@ func (e *Engine) push(s *Session, kind Kind, typ, slot uint8, seq uint32) *Tx {
 // data adds buf's bytes to tx. ref is the token that counts the NIC's use of
 // buf, 0 if there is none yet; the token is returned.
 func (e *Engine) data(tx *Tx, buf msgbuf.Buf, token uint32) uint32 {
-	n := buf.Len()
+	return e.dataAt(tx, buf, 0, buf.Len(), token)
+}
+
+// dataAt is data for n bytes of buf at off.
+func (e *Engine) dataAt(tx *Tx, buf msgbuf.Buf, off, n int, token uint32) uint32 {
 	if n == 0 {
 		return token
 	}
-	tx.Data = Mem{Addr: buf.Addr(), LKey: buf.LKey(), Len: uint32(n)}
+	tx.Data = Mem{Addr: buf.Addr() + uint64(off), LKey: buf.LKey(), Len: uint32(n)}
 	e.Stats.TxBytes += uint64(n)
-	if HeaderBytes+n <= e.cfg.MaxInline {
+	if int(tx.HeadLen)+n <= e.cfg.MaxInline {
 		return token
 	}
 	if token == 0 {
@@ -418,10 +425,11 @@ func (e *Engine) freeLater(buf msgbuf.Buf) {
 	}
 }
 
-// readable copies a local-only buf that is small for this endpoint, yet too long
-// for a datagram of the session at hand, to where the peer can read it.
+// readable copies a local-only buf that goes in datagrams by this endpoint's
+// measure, yet is too long for those of the session at hand, to where the peer
+// can read it.
 func (e *Engine) readable(buf msgbuf.Buf) (msgbuf.Buf, error) {
-	if buf.Len() > e.cfg.MaxSmall {
+	if buf.Len() > e.cfg.Threshold {
 		return msgbuf.Buf{}, ErrBuffer
 	}
 	c, err := e.cfg.Large.Alloc(buf.Len())
@@ -435,7 +443,7 @@ func (e *Engine) readable(buf msgbuf.Buf) (msgbuf.Buf, error) {
 // Alloc returns a buffer of n bytes that may carry a message of that size to
 // any session: memory that peers can read only where n asks for it.
 func (e *Engine) Alloc(n int) (msgbuf.Buf, error) {
-	if n <= e.cfg.MaxSmall {
+	if n <= e.cfg.Threshold {
 		return e.cfg.Small.Alloc(n)
 	}
 	return e.cfg.Large.Alloc(n)

@@ -14,7 +14,7 @@ func TestHeaderBytesAreFixed(t *testing.T) {
 	h := Header{Kind: KindLargeResponse, Type: 0xAB, Slot: 5, Session: 0x01020304, Token: 0x11121314, Seq: 0x21222324}
 	var b [HeaderBytes]byte
 	h.Put(&b)
-	want := [HeaderBytes]byte{0x14, 0xAB, 5, 0, 4, 3, 2, 1, 0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21}
+	want := [HeaderBytes]byte{0x24, 0xAB, 5, 0, 4, 3, 2, 1, 0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21}
 	if b != want {
 		t.Errorf("header is % x, want % x", b, want)
 	}
@@ -58,7 +58,7 @@ func TestHeaderAndControlCutAtEveryLength(t *testing.T) {
 
 func FuzzParseHeader(f *testing.F) {
 	f.Add(make([]byte, 16))
-	f.Add([]byte("\x11\x02\x03\x00seestokeseqn"))
+	f.Add([]byte("\x21\x02\x03\x00seestokeseqn"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, ok := ParseHeader(b)
 		if !ok {
@@ -137,7 +137,8 @@ func FuzzDecodeError(f *testing.F) {
 
 // FuzzReceive feeds datagrams to a client and a server that are in the midst
 // of their work. The input is a sequence of records: a byte that says to whom
-// and how, a byte for the length, and so many bytes. Raw ones are delivered as
+// and how, a byte for the length, and so many bytes; with length 255, zeros follow
+// up to the length of a part that is not the last. Raw ones are delivered as
 // they are; the others get the right session and token, as those of a peer
 // that lies. Whatever comes, every call ends once, a good end needs a response
 // to this very request, and in the end nothing is left over.
@@ -148,6 +149,27 @@ func FuzzReceive(f *testing.F) {
 	}
 	ctl := make([]byte, ControlBytes)
 	ctl[8] = 100
+	blocks := map[string][]byte{}
+	for name, b := range map[string]Part{"last": {1001, 1}, "first": {1001, 0}, "beyond": {1001, 2}, "long": {1 << 30, 0}} {
+		var at [PartBytes]byte
+		b.Put(&at)
+		blocks[name] = append(at[:], make([]byte, 9)...)
+	}
+	pad := func(rec []byte) []byte {
+		rec[1] = 255
+		return append(rec, make([]byte, 255-(len(rec)-2))...)
+	}
+	for _, how := range []byte{2, 3} {
+		for k := KindRequestPart; k <= KindMissing; k++ {
+			h := Header{Kind: k, Type: 1, Slot: 3, Seq: 1}
+			var all []byte
+			for _, b := range blocks {
+				all = append(all, record(how, h, b)...)
+			}
+			all = append(all, pad(record(how|8, h, blocks["first"]))...)
+			f.Add(append(all, record(how|128, Header{Kind: KindMissing, Slot: 3, Seq: 1}, bytes.Repeat([]byte{0xff}, 8))...))
+		}
+	}
 	for _, to := range []byte{0, 1} {
 		for k := KindRequest; k < kindEnd; k++ {
 			for _, body := range [][]byte{nil, []byte("body"), ctl} {
@@ -157,15 +179,15 @@ func FuzzReceive(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		p := newPair(t)
+		p := newPairOfParts(t, 4)
 		ok := map[*Call]bool{} // a good end is allowed
 		var kept []*Handle
 		p.s.e.Handle(1, echo)
 		p.s.e.Handle(2, func(h *Handle) (msgbuf.Buf, error) { kept = append(kept, h); return h.Defer() })
 		p.s.e.Handle(3, func(h *Handle) (msgbuf.Buf, error) { return p.s.e.Alloc(5000) })
 		var calls []*Call
-		for i, n := range []int{10, 500, 5000, 10} {
-			c := p.call(uint8(1+i%3), n, 200)
+		for i, n := range []int{10, 500, 5000, 3000, 10} {
+			c := p.call(uint8(1+i%3), n, 200+i%2*4000)
 			c.Deadline = p.now + 10_000*ms
 			calls = append(calls, c)
 		}
@@ -176,6 +198,9 @@ func FuzzReceive(f *testing.F) {
 			n = min(n, len(in))
 			d := append([]byte(nil), in[:n]...)
 			in = in[n:]
+			if n == 255 {
+				d = append(d, make([]byte, HeaderBytes+testMaxSmall-n)...)
+			}
 			ep, s := p.c, p.cs
 			if how&1 != 0 {
 				ep, s = p.s, p.ss
@@ -188,7 +213,7 @@ func FuzzReceive(f *testing.F) {
 			}
 			good = good && h.Token == s.Token() && h.Session == s.Index() && int(h.Slot) < testWindow
 			if good && ep == p.c {
-				if c := p.cs.slots[h.Slot].call; c != nil && h.Seq == p.cs.slots[h.Slot].seq && (h.Kind == KindResponse || h.Kind == KindLargeResponse) {
+				if c := p.cs.slots[h.Slot].call; c != nil && h.Seq == p.cs.slots[h.Slot].seq && (h.Kind == KindResponse || h.Kind == KindLargeResponse || h.Kind == KindResponsePart) {
 					ok[c] = true
 				}
 			}

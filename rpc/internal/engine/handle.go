@@ -43,12 +43,15 @@ func (h *Handle) Large() bool { return h.sl.large }
 
 // Response returns a buffer of n bytes for the response. Small ones are the
 // slot's own, used again and again: do not free them, and ask once per request,
-// because a second call takes back what the first one gave. A large one is the
-// handler's until it returns it. Response must be called from the handler.
+// because a second call takes back what the first one gave. One of more than a
+// datagram is the handler's until it returns it. Response must be called from the handler.
 func (h *Handle) Response(n int) (msgbuf.Buf, error) {
 	sl := h.sl
 	e := sl.s.e
 	if n > sl.s.maxSmall {
+		if n <= sl.s.maxUD {
+			return e.cfg.Small.Alloc(n)
+		}
 		return e.cfg.Large.Alloc(n)
 	}
 	if sl.cache.Valid() && sl.cache.Cap() < n {

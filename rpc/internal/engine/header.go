@@ -10,7 +10,7 @@ const HeaderBytes = 16
 const ControlBytes = 24
 
 // Version is the protocol version in every header.
-const Version = 1
+const Version = 2
 
 // Kind says what a datagram is.
 type Kind uint8
@@ -38,15 +38,25 @@ const (
 	// connection of that generation (4 bytes behind the header, little-endian)
 	// broke. The client makes a new one.
 	KindBroken
+	// KindRequestPart carries a part of a request behind a Part block. The
+	// server runs the handler when it has all.
+	KindRequestPart
+	// KindResponsePart carries a part of a response behind a Part block.
+	KindResponsePart
+	// KindMissing names parts of the other side's message that have not come, a
+	// bit each (8 bytes behind the header, little-endian), and asks for them. A
+	// client that does not know how far its request has got asks for all of the
+	// response, and is asked for the request if that is not complete.
+	KindMissing
 
 	kindEnd
 )
 
-var kindNames = [kindEnd]string{"?", "REQUEST", "RESPONSE", "LARGE_REQUEST", "LARGE_RESPONSE", "ERROR", "PULLED", "CANCEL", "BROKEN"}
+var kindNames = [kindEnd]string{"?", "REQUEST", "RESPONSE", "LARGE_REQUEST", "LARGE_RESPONSE", "ERROR", "PULLED", "CANCEL", "BROKEN", "REQUEST_PART", "RESPONSE_PART", "MISSING"}
 
-// answers reports whether k ends a request.
+// answers reports whether k is an answer to a request, or part of one.
 func (k Kind) answers() bool {
-	return k == KindResponse || k == KindLargeResponse || k == KindError
+	return k == KindResponse || k == KindLargeResponse || k == KindError || k == KindResponsePart
 }
 
 func (k Kind) String() string {

@@ -226,12 +226,22 @@ type pair struct {
 	mem    *memory
 	c, s   *endpoint
 	cs, ss *Session
+	parts  int // Peer.Parts of both
 	ended  []*Call
 }
 
 func newPair(tb testing.TB, changes ...func(*Config)) *pair {
-	p := &pair{TB: tb, now: 1000 * ms, mem: &memory{}}
+	return newPairOfParts(tb, 1, changes...)
+}
+
+// newPairOfParts is newPair with a session whose messages go in up to so many
+// datagrams.
+func newPairOfParts(tb testing.TB, parts int, changes ...func(*Config)) *pair {
+	p := &pair{TB: tb, now: 1000 * ms, mem: &memory{}, parts: parts}
 	change := func(c *Config) {
+		if parts > 1 {
+			c.Threshold = testMaxMsg // what the parts allow
+		}
 		for _, f := range changes {
 			f(c)
 		}
@@ -245,8 +255,8 @@ func newPair(tb testing.TB, changes ...func(*Config)) *pair {
 }
 
 func (p *pair) connect(maxSmall int) {
-	p.cs.Connect(p.now, Peer{Dest: 7, Session: p.ss.Index(), Token: p.ss.Token(), QPN: p.s.qpn, MaxSmall: maxSmall})
-	p.ss.Connect(p.now, Peer{Dest: 9, Session: p.cs.Index(), Token: p.cs.Token(), QPN: p.c.qpn, MaxSmall: maxSmall})
+	p.cs.Connect(p.now, Peer{Dest: 7, Session: p.ss.Index(), Token: p.ss.Token(), QPN: p.s.qpn, MaxSmall: maxSmall, Parts: p.parts})
+	p.ss.Connect(p.now, Peer{Dest: 9, Session: p.cs.Index(), Token: p.cs.Token(), QPN: p.c.qpn, MaxSmall: maxSmall, Parts: p.parts})
 }
 
 // to delivers packets in one burst, each in a slot of its own, and returns the

@@ -11,10 +11,11 @@ import (
 type serverState uint8
 
 const (
-	serverIdle      serverState = iota // nothing kept: no request yet, or its large response was pulled
-	serverReading                      // our READ of the request is in flight
-	serverHandling                     // the handler runs, or will reply later
-	serverResponded                    // the response is kept for duplicates, or until it is pulled
+	serverIdle       serverState = iota // nothing kept: no request yet, or its large response was pulled
+	serverReading                       // our READ of the request is in flight
+	serverAssembling                    // parts of the request have come
+	serverHandling                      // the handler runs, or will reply later
+	serverResponded                     // the response is kept for duplicates, or until it is pulled
 )
 
 // serverSlot is the server's side of one place in a client's window.
@@ -26,8 +27,10 @@ type serverSlot struct {
 	resp   msgbuf.Buf
 	cache  msgbuf.Buf // preallocated small response, kept from request to request
 	timer  timer
+	parts  assembly // of the request
 
 	backoff int64
+	heard   int64  // when the client last sent something for an incomplete request
 	sent    uint64 // Engine.flushes when the slot last put something into Tx
 	seq     uint32 // newest request accepted
 	skip    uint32 // requests up to here are over, or were cancelled before they came
@@ -51,10 +54,16 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 	sl := &s.server[h.Slot]
 	d := int32(h.Seq - sl.seq)
 	switch h.Kind {
-	case KindRequest, KindLargeRequest:
+	case KindRequest, KindLargeRequest, KindRequestPart:
 		switch {
 		case h.Seq == 0:
 			e.Stats.DropMalformed++
+		case d == 0 && sl.state == serverAssembling && h.Kind == KindRequestPart:
+			if p, data, ok := ParsePart(body); ok {
+				sl.requestPart(p, data)
+			} else {
+				e.Stats.DropMalformed++
+			}
 		case d == 0:
 			e.Stats.Duplicates++
 			sl.duplicate(h, body)
@@ -65,6 +74,8 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 		default:
 			sl.accept(h, body, rx)
 		}
+	case KindMissing:
+		sl.missing(h, body)
 	case KindPulled:
 		if len(body) != 0 {
 			e.Stats.DropMalformed++
@@ -83,6 +94,10 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 			sl.cancelled = true
 			return
 		}
+		if d == 0 && sl.state == serverAssembling {
+			sl.releaseRequest()
+			sl.state = serverIdle
+		}
 		if int32(h.Seq-sl.skip) > 0 {
 			sl.skip = h.Seq
 		}
@@ -92,8 +107,12 @@ func (s *Session) fromClient(h *Header, body []byte, rx *Rx) {
 	}
 }
 
-// duplicate answers a request that was accepted before.
+// duplicate answers a request that was accepted before. A part of one is only
+// late, or doubled by the network: a client that misses the answer asks for it.
 func (sl *serverSlot) duplicate(h *Header, body []byte) {
+	if h.Kind == KindRequestPart {
+		return
+	}
 	switch sl.state {
 	case serverReading:
 		if h.Kind == KindLargeRequest {
@@ -126,34 +145,51 @@ func (sl *serverSlot) accept(h *Header, body []byte, rx *Rx) {
 		}
 		return
 	}
+	if h.Kind == KindRequestPart {
+		sl.acceptPart(h, body)
+		return
+	}
 	c, ok := ParseControl(body)
 	if !ok || c.Len == 0 {
 		e.Stats.DropMalformed++
 		return
 	}
 	sl.begin(h)
-	if c.Len > uint64(e.cfg.MaxMsg) {
-		sl.respondCode(CodeTooLarge)
+	if !sl.takeMemory(c.Len) {
 		return
 	}
-	if e.cfg.MaxPulled != 0 && e.pulled+int64(c.Len) > e.cfg.MaxPulled {
-		sl.respondCode(CodeNoMemory)
-		return
-	}
-	buf, err := e.cfg.Small.Alloc(int(c.Len))
-	if err != nil {
-		sl.respondCode(CodeNoMemory)
-		return
-	}
-	sl.req = buf
-	e.pulled += int64(c.Len)
 	sl.large = true
 	sl.cancelled = false
 	sl.state = serverReading
-	sl.read = e.pushRead(s, &c, buf, nil, sl)
+	sl.read = e.pushRead(s, &c, sl.req, nil, sl)
+}
+
+// takeMemory allocates the buffer of a request of n bytes, or answers it with
+// why it does not get one.
+func (sl *serverSlot) takeMemory(n uint64) bool {
+	e := sl.s.e
+	if n > uint64(e.cfg.MaxMsg) {
+		sl.respondCode(CodeTooLarge)
+		return false
+	}
+	if e.cfg.MaxPulled != 0 && e.pulled+int64(n) > e.cfg.MaxPulled {
+		sl.respondCode(CodeNoMemory)
+		return false
+	}
+	buf, err := e.cfg.Small.Alloc(int(n))
+	if err != nil {
+		sl.respondCode(CodeNoMemory)
+		return false
+	}
+	sl.req = buf
+	e.pulled += int64(n)
+	return true
 }
 
 func (sl *serverSlot) begin(h *Header) {
+	if sl.state == serverAssembling { // the client has given it up
+		sl.releaseRequest()
+	}
 	sl.releaseResponse()
 	sl.state = serverIdle
 	sl.seq, sl.skip, sl.typ = h.Seq, h.Seq, h.Type
@@ -262,6 +298,8 @@ func (sl *serverSlot) respond(buf msgbuf.Buf, err error) {
 		return
 	case n <= s.maxSmall:
 		sl.respKind = KindResponse
+	case n <= s.maxUD:
+		sl.respKind = KindResponsePart
 	default:
 		if buf.Access() != msgbuf.RemoteRead {
 			old := buf
@@ -367,6 +405,10 @@ func (sl *serverSlot) sendResponse() {
 		typ = uint8(sl.respCode)
 	}
 	sl.sent = s.e.flushes
+	if sl.respKind == KindResponsePart {
+		sl.ref = s.pushParts(KindResponsePart, typ, sl.index, sl.seq, sl.resp, everyPart, sl.ref)
+		return
+	}
 	tx := s.e.push(s, sl.respKind, typ, sl.index, sl.seq)
 	if sl.respKind == KindLargeResponse {
 		s.e.control(tx, sl.resp, sl.ref)
@@ -380,8 +422,13 @@ func (sl *serverSlot) offering() bool {
 	return sl.respKind == KindLargeResponse && sl.s.e.cfg.Offers && sl.s.e.refs[sl.ref].key == Control{}
 }
 
-// resend is the timer: a large response whose PULLED did not come.
-func (sl *serverSlot) resend(now int64) {
+// expired is the timer: a large response whose PULLED did not come, or a request
+// of which parts did not.
+func (sl *serverSlot) expired(now int64) {
+	if sl.state == serverAssembling {
+		sl.stale(now)
+		return
+	}
 	if sl.state != serverResponded || sl.respKind != KindLargeResponse {
 		return
 	}
@@ -448,6 +495,10 @@ func (sl *serverSlot) sessionFailed() {
 		sl.state = serverIdle
 		sl.dropCache()
 	case serverReading:
+		sl.dropCache()
+	case serverAssembling:
+		sl.releaseRequest()
+		sl.state = serverIdle
 		sl.dropCache()
 	}
 }

@@ -481,7 +481,7 @@ func TestServerDropsForgedAndMalformed(t *testing.T) {
 	if st.DropShort != HeaderBytes {
 		t.Errorf("%d short ones counted", st.DropShort)
 	}
-	d[0] = 2<<4 | 1
+	d[0] = (Version+1)<<4 | 1
 	p.s.e.Receive(p.now, []Rx{{Data: d, SrcQPN: p.c.qpn}})
 	if st.DropVersion != 1 {
 		t.Error("another version: not counted")

@@ -18,6 +18,9 @@ type Session struct {
 	remoteToken uint32
 	peerQPN     uint32
 	maxSmall    int // payload bytes of a datagram to this peer
+	partBytes   int // payload bytes of a datagram that is part of a message
+	maxParts    int // bytes of the longest message that either ring takes in parts, 0 = none
+	maxUD       int // bytes of the longest message that we send in datagrams
 	received    uint64
 
 	slots    []clientSlot // of a client
@@ -45,12 +48,13 @@ type Peer struct {
 	Token    uint32 // the peer's session token
 	QPN      uint32 // the QP that the peer sends from
 	MaxSmall int    // payload bytes of a datagram, agreed by both
+	Parts    int    // datagrams of one message that both receive rings have room for, per slot
 }
 
 // NewSession makes a session that is not connected. token must be random: it
 // is what keeps others from speaking in the peer's name.
 func (e *Engine) NewSession(client bool, token uint32) *Session {
-	s := &Session{e: e, token: token, client: client, rto: e.cfg.InitialRTO, maxSmall: e.cfg.MaxSmall}
+	s := &Session{e: e, token: token, client: client, rto: e.cfg.InitialRTO, maxSmall: e.cfg.MaxSmall, maxUD: e.cfg.MaxSmall}
 	if client {
 		s.slots = make([]clientSlot, e.cfg.Window)
 		for i := range s.slots {
@@ -65,7 +69,7 @@ func (e *Engine) NewSession(client bool, token uint32) *Session {
 		for i := range s.server {
 			sl := &s.server[i]
 			sl.s, sl.index = s, uint8(i)
-			sl.timer.fire = sl.resend
+			sl.timer.fire = sl.expired
 		}
 	}
 	if n := len(e.free); n > 0 {
@@ -107,6 +111,7 @@ func (s *Session) Connect(now int64, p Peer) {
 	s.up = true
 	s.dest, s.remote, s.remoteToken, s.peerQPN = p.Dest, p.Session, p.Token, p.QPN
 	s.maxSmall = max(0, min(p.MaxSmall, s.e.cfg.MaxSmall))
+	s.setParts(p.Parts)
 	s.pump()
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/rrppcc-go/rrppcc/msgbuf"
 )
 
+const simMaxSmall = 500
+
 // simConfig says what happens in a simulated network. Shares are of 1.
 type simConfig struct {
 	nodes, sessions, calls int
@@ -26,6 +28,7 @@ type simConfig struct {
 	patient                bool    // no timeout is shorter than a handler takes
 	blocking               bool    // some handlers wait for calls of their own
 	slowHandlers           int64   // deferred replies take up to this long, ns
+	credits                int     // receive buffers of a session, per slot; 0: any number, and ring is what there is
 }
 
 // sim runs engines against each other in virtual time. Everything random comes
@@ -47,6 +50,7 @@ type sim struct {
 	oks                   int
 	ran                   map[uint64]int // handler runs by request id
 	readFailed            bool
+	overflows             int  // datagrams that found no receive buffer
 	quiet                 bool // no new trouble: everything is to come to an end
 }
 
@@ -131,7 +135,8 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 			opts = append(opts, msgbuf.WithMaxBytes(2<<20))
 		}
 		n.endpoint = newEndpoint(tb, s.mem, uint32(100+i), s.now, func(c *Config) {
-			c.MaxSmall, c.MaxMsg = 500, 40_000
+			c.MaxSmall, c.MaxMsg = simMaxSmall, 40_000
+			c.Threshold = []int{0, 1_500, 8_000, 40_000}[s.rng.IntN(4)]
 			c.InitialRTO, c.MinRTO = 20*ms, 10*ms
 			c.CancelGrace = 300 * ms
 			c.Window = window
@@ -152,8 +157,12 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 				n.e.FailDest(n.e.now, dest, ErrPeerDead)
 			}
 		}, opts...)
-		for slot := range cfg.ring {
-			n.ring = append(n.ring, make([]byte, HeaderBytes+500))
+		ring := cfg.ring
+		if cfg.credits > 0 {
+			ring = cfg.sessions * cfg.credits * window
+		}
+		for slot := range ring {
+			n.ring = append(n.ring, make([]byte, HeaderBytes+simMaxSmall))
 			n.freeRing = append(n.freeRing, uint32(slot))
 		}
 		n.handlers()
@@ -207,18 +216,22 @@ func (s *sim) newSession() {
 	p.cs = a.e.NewSession(true, s.rng.Uint32())
 	p.ss = b.e.NewSession(false, s.rng.Uint32())
 	s.pairs = append(s.pairs, p)
-	small := 500
+	small := simMaxSmall
 	if s.chance(0.3) {
 		small = 240
 	}
-	p.ss.Connect(s.now, Peer{Dest: p.link.id, Session: p.cs.Index(), Token: p.cs.Token(), QPN: a.qpn, MaxSmall: small})
+	parts := []int{1, 2, 5, 30, 64}[s.rng.IntN(5)]
+	if s.cfg.credits > 0 {
+		parts = PartsFor(s.cfg.credits, 1)
+	}
+	p.ss.Connect(s.now, Peer{Dest: p.link.id, Session: p.cs.Index(), Token: p.cs.Token(), QPN: a.qpn, MaxSmall: small, Parts: parts})
 	s.after(s.upTo(2*ms), func() {
 		a.ask(func(now int64) {
 			if p.link.broken { // before we knew it: FailDest passes over us
 				p.cs.Fail(now, ErrPeerDead)
 				return
 			}
-			p.cs.Connect(now, Peer{Dest: p.link.id, Session: p.ss.Index(), Token: p.ss.Token(), QPN: b.qpn, MaxSmall: small})
+			p.cs.Connect(now, Peer{Dest: p.link.id, Session: p.ss.Index(), Token: p.ss.Token(), QPN: b.qpn, MaxSmall: small, Parts: parts})
 		})
 	})
 }
@@ -374,6 +387,7 @@ func (n *simNode) post(now int64) {
 			continue
 		}
 		s.after(s.upTo(30_000), func() { // the NIC gets to it
+			n.checkWhole(&tx)
 			n.send(l, append(head, n.gather(tx.Data)...))
 			s.after(s.upTo(200_000), func() { // the completion is seen
 				n.done = append(n.done, func(int64) { n.e.TxDone(tx.Token) })
@@ -396,6 +410,28 @@ func (n *simNode) gather(m Mem) []byte {
 		n.s.tb.Fatalf("node %d sends memory that is not registered", n.id)
 	}
 	return b
+}
+
+// checkWhole requires that the message of which tx is a part is in its buffer.
+func (n *simNode) checkWhole(tx *Tx) {
+	h, _ := ParseHeader(tx.Head[:])
+	if h.Kind != KindRequestPart && h.Kind != KindResponsePart {
+		return
+	}
+	p, _, ok := ParsePart(tx.Head[HeaderBytes:tx.HeadLen])
+	if !ok {
+		n.s.tb.Fatalf("node %d sends a bad part", n.id)
+	}
+	var off uint64
+	for _, q := range n.s.pairs {
+		if h.Token == q.cs.token || h.Token == q.ss.token {
+			off = uint64(p.Index) * uint64(min(q.cs.partBytes, q.ss.partBytes))
+		}
+	}
+	b := n.mem.at(tx.Data.Addr-off, uint64(p.Total), tx.Data.LKey)
+	if b == nil || !intact(b) {
+		n.s.tb.Errorf("node %d: %v: the NIC sends a part of a buffer that is in use for something else", n.id, h.Kind)
+	}
 }
 
 // send puts a datagram on the wire: it may get lost, doubled, and late.
@@ -429,7 +465,11 @@ func (n *simNode) send(l *simLink, data []byte) {
 }
 
 func (n *simNode) receive(data []byte, from uint32) {
-	if n.dead || len(n.freeRing) == 0 {
+	if n.dead {
+		return
+	}
+	if len(n.freeRing) == 0 {
+		n.s.overflows++
 		return
 	}
 	i := n.s.rng.IntN(len(n.freeRing))

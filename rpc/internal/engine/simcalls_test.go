@@ -354,7 +354,7 @@ func (n *simNode) handlers() {
 	})
 	n.e.Handle(simBad, func(h *Handle) (msgbuf.Buf, error) {
 		start(h)
-		b, err := n.small.Alloc(600)
+		b, err := n.small.Alloc(max(600, n.e.cfg.Threshold+1))
 		if err != nil {
 			return msgbuf.Buf{}, errSimMemory
 		}
@@ -386,8 +386,11 @@ func TestSimulatedNetwork(t *testing.T) {
 
 func TestSimulatedNetworkWithoutLossNeverRetransmits(t *testing.T) {
 	simulate(t, 20, func(r *rand.Rand) simConfig {
-		return simConfig{nodes: 2, sessions: 2, calls: 300, ring: 1024, patient: true, slowHandlers: 200_000}
+		return simConfig{nodes: 2, sessions: 2, calls: 300, credits: 2 + r.IntN(6), patient: true, slowHandlers: 200_000}
 	}, func(s *sim) {
+		if s.overflows > 0 {
+			s.tb.Errorf("%d datagrams found no receive buffer", s.overflows)
+		}
 		for _, n := range s.nodes {
 			st := &n.e.Stats
 			if st.Retransmits+st.DropBusy+st.DropMalformed+st.DropStale != 0 {
