@@ -51,6 +51,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	switch args[0] {
 	case "hello":
 		return hello(ctx, args[1:], stdin, stdout, stderr)
+	case "sim":
+		return sim(ctx, args[1:], stdin, stdout, stderr)
 	case "devices":
 		return devices(args[1:], stdout, stderr)
 	case "help", "-h", "-help", "--help":

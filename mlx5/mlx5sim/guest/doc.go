@@ -1,0 +1,3 @@
+// Package guest runs unmodified libibverbs programs against simulated ConnectX
+// devices.
+package guest
