@@ -2,6 +2,7 @@
 //
 //	rrpc hello     two processes call each other, over a real device or the simulated one
 //	rrpc devices   the machine's RDMA devices, and which GID would be used
+//	rrpc sim       an unmodified libibverbs program on simulated ConnectX devices
 package main
 
 import (
@@ -21,16 +22,27 @@ Usage:
 
 	rrpc hello [flags]     two processes call each other: small over UD, large over RC, nested
 	rrpc devices [flags]   list the RDMA devices, their ports and GIDs
+	rrpc sim [flags] -- PROGRAM [ARGUMENTS]
+	                       run any libibverbs program on simulated ConnectX devices
 
 rrpc COMMAND -h lists a command's flags.
 `
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := context.Background(), func() {}
+	if len(os.Args) < 2 || os.Args[1] != "sim" { // there, signals are the program's
+		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	}
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
+	var exit *exitError
 	switch {
 	case err == nil:
+	case errors.As(err, &exit):
+		if exit.err != nil {
+			fmt.Fprintln(os.Stderr, "rrpc sim:", exit.err)
+		}
+		os.Exit(exit.code)
 	case errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
 		fmt.Fprintln(os.Stderr, err)

@@ -96,7 +96,7 @@ func newDevice(o options, addr netip.Addr) *Device {
 // start joins the fabric and opens the link, or leaves nothing behind.
 func (d *Device) start() error {
 	d.fab.mu.Lock()
-	ok := d.fab.join(d)
+	ok := d.opt.byWire || d.fab.join(d)
 	d.fab.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("mlx5sim: address %s is taken by another device of the fabric: %w", d.addr, syscall.EADDRINUSE)

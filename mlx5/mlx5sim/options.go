@@ -18,6 +18,7 @@ type options struct {
 	fabric    *Fabric
 	mtu       uverbs.MTU
 	inProcess bool
+	byWire    bool
 	frames    io.ReadWriteCloser
 	pcap      io.Writer
 }
@@ -40,6 +41,11 @@ func WithMTU(m uverbs.MTU) Option { return func(o *options) { o.mtu = m } }
 // InProcess leaves out the UDP link: the device reaches only devices of its
 // fabric, starts no goroutine and opens no socket.
 func InProcess() Option { return func(o *options) { o.inProcess = true } }
+
+// ByWire sends everything by the link: messages to other devices of the process,
+// and to the device itself, become packets as well, which faults and captures
+// meet.
+func ByWire() Option { return func(o *options) { o.byWire = true } }
 
 // WithEthernet puts the device on an Ethernet segment instead of a UDP socket:
 // each Write to frames is one frame that it sends, and each Read must return
@@ -79,6 +85,9 @@ func makeOptions(opts []Option) (options, error) {
 	}
 	if o.frames != nil && (!o.addr.Is4() || o.inProcess) {
 		return o, fmt.Errorf("mlx5sim: WithEthernet needs an IPv4 address by WithAddr, and excludes InProcess")
+	}
+	if o.byWire && o.inProcess {
+		return o, fmt.Errorf("mlx5sim: ByWire and InProcess exclude each other")
 	}
 	if o.pcap != nil && o.inProcess {
 		return o, fmt.Errorf("mlx5sim: WithPcap and InProcess exclude each other: without a link there are no packets")

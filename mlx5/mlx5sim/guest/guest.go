@@ -15,6 +15,9 @@ import (
 // seccomp is forbidden or taken.
 var ErrUnavailable = errors.New("unmodified programs cannot be served here")
 
+// ErrExec says that the program was found and could not be executed.
+var ErrExec = errors.New("the program cannot be executed")
+
 // Config says what [Run] runs, and against which devices.
 type Config struct {
 	// Devices are what the program finds, in this order: /dev/infiniband/uverbs0,

@@ -44,7 +44,7 @@ func launch(cfg *Config, program string, env []string, filter []unix.SockFilter)
 		if l.listener, err = installFilter(filter); err == nil {
 			if l.pid, err = syscall.ForkExec(program, cfg.Args, attr); err != nil {
 				unix.Close(l.listener)
-				err = &execError{program, err}
+				err = fmt.Errorf("%w: %s: %w", ErrExec, program, err)
 			}
 		}
 		result <- err
@@ -57,15 +57,6 @@ func launch(cfg *Config, program string, env []string, filter []unix.SockFilter)
 	}
 	return l, nil
 }
-
-// execError is a program that exists and could not be executed.
-type execError struct {
-	program string
-	err     error
-}
-
-func (e *execError) Error() string { return fmt.Sprintf("execute %s: %v", e.program, e.err) }
-func (e *execError) Unwrap() error { return e.err }
 
 // onOwnThread calls f on a thread that ends with it, and returns at once. The
 // process's first thread cannot end, so f never gets that one: what is done to

@@ -22,8 +22,9 @@ var running sync.Mutex
 
 // Run starts the program and serves it, and all processes that descend from it,
 // until they have ended. It returns how the program ended; an error says that it
-// could not be run, or not be served to its end. A program that could not be
-// executed is an error that wraps an [os/exec.Error] or an errno.
+// could not be run, or not be served to its end. The error of a program that is not
+// there wraps [os/exec.ErrNotFound] or [io/fs.ErrNotExist], and of one that could
+// not be executed [ErrExec] and its errno.
 //
 // When ctx ends, and when Run returns, all of these processes are killed. One
 // Run is possible at a time in a process; a second one waits.
