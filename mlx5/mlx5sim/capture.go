@@ -39,7 +39,8 @@ type capture struct {
 // So a packet that the link lost on its way out is in the capture, one that it
 // lost on its way in is not, and one that it held back has the time when it came.
 // IP and UDP headers are those that the ICRC was computed for, identification 0
-// and DF, with a UDP checksum of 0; of a packet that came in a frame
+// and DF, with the traffic class and hop limit that were asked for, or seen, and a
+// UDP checksum of 0; of a packet that came in a frame
 // ([WithEthernet]) the IP header is its own. ARP is left out. Messages that stay
 // within the fabric make no packets.
 //
@@ -131,11 +132,11 @@ func (c *capture) stop() error {
 }
 
 // add appends a packet and returns whether there was room.
-func (c *capture) add(at time.Time, src, dst netip.AddrPort, ip, pkt []byte) bool {
+func (c *capture) add(at time.Time, src, dst netip.AddrPort, class ipClass, ip, pkt []byte) bool {
 	c.mu.Lock()
 	ok := c.err == nil && len(c.buf)+pcapRecordBytes+len(pkt) <= captureBytes
 	if ok {
-		c.buf = appendPcapRecord(c.buf, at, src, dst, ip, pkt)
+		c.buf = appendPcapRecord(c.buf, at, src, dst, class, ip, pkt)
 	} else {
 		c.lost++
 	}
@@ -149,7 +150,7 @@ func (d *Device) captureSent(runs []run) {
 	for _, c := range d.captures {
 		for i := range runs {
 			for pkt := range slices.Chunk(runs[i].b, runs[i].size) {
-				if !c.add(at, src, runs[i].to, nil, pkt) {
+				if !c.add(at, src, runs[i].to, runs[i].class, nil, pkt) {
 					d.stats.NotCaptured++
 				}
 			}
@@ -159,10 +160,10 @@ func (d *Device) captureSent(runs []run) {
 }
 
 // captureReceived captures a packet that arrived.
-func (d *Device) captureReceived(from netip.AddrPort, ip, pkt []byte) {
+func (d *Device) captureReceived(from netip.AddrPort, class ipClass, ip, pkt []byte) {
 	at, dst := time.Now(), netip.AddrPortFrom(d.addr, roce.Port)
 	for _, c := range d.captures {
-		if !c.add(at, from, dst, ip, pkt) {
+		if !c.add(at, from, dst, class, ip, pkt) {
 			d.stats.NotCaptured++
 		}
 		c.notify()

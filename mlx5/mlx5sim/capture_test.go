@@ -24,6 +24,8 @@ import (
 type captured struct {
 	at       time.Time
 	src, dst netip.AddrPort
+	class    uint8 // TOS, or traffic class
+	hops     uint8
 	pkt      []byte
 }
 
@@ -53,8 +55,10 @@ func readPcap(t testing.TB, b []byte) (all []captured) {
 				t.Fatalf("packet %d: IPv4 header %x", len(all), ip[:20])
 			}
 			src, dst, udp = ip[12:16], ip[16:20], ip[20:]
+			c.class, c.hops = ip[1], ip[8]
 		} else {
-			if be.Uint32(ip) != 6<<28 || int(be.Uint16(ip[4:])) != n-40 || ip[6] != 17 || ip[7] == 0 {
+			c.class, c.hops = ip[0]<<4|ip[1]>>4, ip[7]
+			if be.Uint32(ip)&^(0xff<<20) != 6<<28 || int(be.Uint16(ip[4:])) != n-40 || ip[6] != 17 || ip[7] == 0 {
 				t.Fatalf("packet %d: IPv6 header %x", len(all), ip[:40])
 			}
 			src, dst, udp = ip[8:24], ip[24:40], ip[40:]

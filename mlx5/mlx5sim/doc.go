@@ -82,8 +82,13 @@
 // ConnectX says of a SEND with invalidate that names such a key is not
 // known here: the sender gets a remote access error, the receive a local access
 // error. MODIFY_QP takes RTS to SQD as IBTA has it; some kernels refuse
-// that for mlx5. A datagram that came by the wire shows a hop limit of 64 and traffic
-// class 0, because a socket does not tell.
+// that for mlx5.
+//
+// Packets on the wire have the traffic class and hop limit of their address
+// vector, and a datagram's GRH shows those that it came with. A hop limit of 0 is
+// sent as 64, as a kernel takes a route's in its place. Elsewhere than on Linux a socket neither sets nor
+// tells them: all have 64 and 0. The flow label goes nowhere: IPv6's needs leave of
+// the kernel, and the UDP source port is always 4791.
 //
 // # How it was checked
 //

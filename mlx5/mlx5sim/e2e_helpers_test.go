@@ -33,6 +33,7 @@ type end struct {
 	qp             *uverbs.QP
 	gid            uverbs.GID
 	gidIndex       uint8
+	tclass, hops   uint8 // of the way to the peer
 }
 
 func check(t testing.TB, err error) {
@@ -75,7 +76,7 @@ func newEnd(t testing.TB, d *mlx5sim.Device, typ uverbs.QPType, depth int) *end 
 	check(t, err)
 	closeLater(e.qp)
 	addr := d.Addr()
-	e.gid, e.gidIndex = uverbs.GIDFromAddr(addr), 3
+	e.gid, e.gidIndex, e.hops = uverbs.GIDFromAddr(addr), 3, 64
 	return e
 }
 
@@ -117,7 +118,7 @@ func (e *end) rcRTR(peer *end) {
 	e.t.Helper()
 	check(e.t, e.qp.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTR, PathMTU: uverbs.MTU1024, DestQPN: peer.qp.QPN(),
 		RQPSN: peer.qp.QPN() * 7 & 0xffffff, MaxDestRdAtomic: 4, MinRNRTimer: 1,
-		AV: uverbs.AHAttr{DGID: peer.gid, SGIDIndex: e.gidIndex, HopLimit: 64, IsGlobal: true, Port: 1}},
+		AV: uverbs.AHAttr{DGID: peer.gid, SGIDIndex: e.gidIndex, HopLimit: e.hops, TrafficClass: e.tclass, IsGlobal: true, Port: 1}},
 		uverbs.AttrState|uverbs.AttrAV|uverbs.AttrPathMTU|uverbs.AttrDestQPN|uverbs.AttrRQPSN|uverbs.AttrMaxDestRdAtomic|uverbs.AttrMinRNRTimer))
 }
 
@@ -144,7 +145,7 @@ func ucConnect(a, b *end) {
 		e, peer := p[0], p[1]
 		e.rcInit()
 		check(e.t, e.qp.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTR, PathMTU: uverbs.MTU1024, DestQPN: peer.qp.QPN(), RQPSN: peer.qp.QPN() * 7 & 0xffffff,
-			AV: uverbs.AHAttr{DGID: peer.gid, SGIDIndex: e.gidIndex, HopLimit: 64, IsGlobal: true, Port: 1}},
+			AV: uverbs.AHAttr{DGID: peer.gid, SGIDIndex: e.gidIndex, HopLimit: e.hops, TrafficClass: e.tclass, IsGlobal: true, Port: 1}},
 			uverbs.AttrState|uverbs.AttrAV|uverbs.AttrPathMTU|uverbs.AttrDestQPN|uverbs.AttrRQPSN))
 		check(e.t, e.qp.Modify(&uverbs.QPAttr{State: uverbs.QPStateRTS, SQPSN: e.qp.QPN() * 7 & 0xffffff}, uverbs.AttrState|uverbs.AttrSQPSN))
 	}

@@ -106,10 +106,10 @@ func (q *qp) engineStateChanged(old uint8) {
 // the limits of a QP in SQD: the wire keeps what it derived from them.
 func (q *qp) rerouted() {
 	if q.req.ready {
-		q.req.path, q.req.routed = q.file.dev.pathTo(q.attr.dest.dgid)
+		q.req.path, q.req.routed = q.file.dev.pathOf(&q.attr.dest)
 	}
 	if q.resp.ready {
-		q.resp.path, _ = q.file.dev.pathTo(q.attr.dest.dgid)
+		q.resp.path, _ = q.file.dev.pathOf(&q.attr.dest)
 	}
 }
 

@@ -30,10 +30,10 @@ func putEther(b []byte, dst, src [6]byte, typ uint16) {
 // putFrame lays out the headers of a packet of n bytes, which stands behind
 // them. The IP header is the one that roce.Flow takes for granted: identification
 // 0 and DF.
-func putFrame(b []byte, dstMAC, srcMAC [6]byte, dst, src netip.AddrPort, n int) {
+func putFrame(b []byte, dstMAC, srcMAC [6]byte, dst, src netip.AddrPort, class ipClass, n int) {
 	putEther(b, dstMAC, srcMAC, etherTypeIPv4)
 	var head [grhBytes]byte
-	g := grh{src: src.Addr().As16(), dst: dst.Addr().As16(), hopLimit: wireHopLimit, payload: udpBytes + n}
+	g := grh{src: src.Addr().As16(), dst: dst.Addr().As16(), trafficClass: class.traffic, hopLimit: class.hops, payload: udpBytes + n}
 	g.put(&head)
 	copy(b[etherBytes:], head[grhBytes-ipv4Bytes:])
 	udp := b[etherBytes+ipv4Bytes:]
@@ -61,10 +61,11 @@ func parseFrame(b []byte, mac [6]byte, to netip.AddrPort) (burst, bool) {
 	}
 	pkt := udp[udpBytes:]
 	return burst{
-		from: netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:])), be.Uint16(udp)),
-		size: len(pkt),
-		b:    pkt,
-		ip:   ip[:ipv4Bytes],
+		from:  netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip[12:])), be.Uint16(udp)),
+		class: ipClass{ip[1], ip[8]},
+		size:  len(pkt),
+		b:     pkt,
+		ip:    ip[:ipv4Bytes],
 	}, true
 }
 

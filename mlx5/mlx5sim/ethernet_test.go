@@ -18,7 +18,7 @@ func testFrame(n int) []byte {
 		b[i] = byte(i)
 	}
 	clear(b[frameHead+n:])
-	putFrame(b, testMAC, testPeer, addrPort("10.0.0.2:4791"), addrPort("10.0.0.1:50000"), n)
+	putFrame(b, testMAC, testPeer, addrPort("10.0.0.2:4791"), addrPort("10.0.0.1:50000"), plainClass, n)
 	return b
 }
 

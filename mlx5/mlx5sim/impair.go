@@ -34,9 +34,10 @@ type impairment struct {
 
 // movedPacket is a packet with where it comes from or goes to.
 type movedPacket struct {
-	peer netip.AddrPort
-	ip   []byte // as in burst
-	b    []byte
+	peer  netip.AddrPort
+	class ipClass
+	ip    []byte // as in burst
+	b     []byte
 }
 
 type heldPacket struct {
@@ -151,11 +152,11 @@ func (im *impairment) emit() (refused int) {
 	d := im.dev
 	if im.dir == Inbound {
 		for _, p := range im.ready {
-			d.receive(p.peer, p.ip, p.b)
+			d.receive(p.peer, p.class, p.ip, p.b)
 		}
 	} else if len(im.ready) > 0 {
 		for _, p := range im.ready {
-			im.runs = append(im.runs, run{to: p.peer, size: len(p.b), b: p.b})
+			im.runs = append(im.runs, run{to: p.peer, class: p.class, size: len(p.b), b: p.b})
 		}
 		refused = d.link.send(im.runs)
 	}
@@ -171,7 +172,7 @@ func (im *impairment) pass(runs []run) (refused int) {
 	im.release(now)
 	for i := range runs {
 		for pkt := range slices.Chunk(runs[i].b, runs[i].size) {
-			im.take(movedPacket{peer: runs[i].to, b: pkt}, now)
+			im.take(movedPacket{peer: runs[i].to, class: runs[i].class, b: pkt}, now)
 		}
 	}
 	refused = im.emit()
@@ -188,7 +189,7 @@ func (im *impairment) arrive(bursts []burst) {
 		for b := in.b; len(b) > 0; {
 			pkt := b[:min(in.size, len(b))]
 			b = b[len(pkt):]
-			im.take(movedPacket{in.from, in.ip, pkt}, now)
+			im.take(movedPacket{in.from, in.class, in.ip, pkt}, now)
 		}
 	}
 	im.emit()

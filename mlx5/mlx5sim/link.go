@@ -18,10 +18,29 @@ type link interface {
 	Close() error
 }
 
+// ipClass is what the IP header says of how a packet is to be treated: its
+// traffic class (IPv4: TOS) and its hop limit (TTL). The ICRC covers neither.
+type ipClass struct {
+	traffic, hops uint8
+}
+
+// plainClass is what packets have that ask for nothing.
+var plainClass = ipClass{hops: wireHopLimit}
+
+// ipClass is what an address vector asks for. Packets without any hops would get
+// nowhere: a kernel would take the route's limit, and so is 0 taken here.
+func (av *addressVector) ipClass() ipClass {
+	if av.hopLimit == 0 {
+		return ipClass{av.trafficClass, wireHopLimit}
+	}
+	return ipClass{av.trafficClass, av.hopLimit}
+}
+
 // run is consecutive packets to one destination: all of size bytes, but for
 // the last, which may be shorter.
 type run struct {
 	to     netip.AddrPort
+	class  ipClass
 	size   int
 	b      []byte
 	closed bool // ended in a shorter packet
@@ -40,9 +59,10 @@ func (r *run) packets() int { return (len(r.b) + r.size - 1) / r.size }
 // burst is what one receive returned: packets from one source, all of size
 // bytes but for the last.
 type burst struct {
-	from netip.AddrPort
-	size int
-	b    []byte
+	from  netip.AddrPort
+	class ipClass // as far as the link sees it, or plainClass
+	size  int
+	b     []byte
 	// ip is the IPv4 header of the burst's only packet, 20 bytes, where the link
 	// sees it. Else it is nil, and is taken to be what a UDP link sends.
 	ip []byte
@@ -88,13 +108,13 @@ func (d *Device) commit(p *path, pkt []byte) {
 	t.arena = t.arena[:used+len(pkt)]
 	if n := len(t.runs); n > 0 {
 		r := &t.runs[n-1]
-		if !r.closed && r.to == p.to && len(pkt) <= r.size && len(r.b)+len(pkt) <= maxRunBytes && len(r.b) < r.size*(maxRunPackets-1)+1 {
+		if !r.closed && r.to == p.to && r.class == p.class && len(pkt) <= r.size && len(r.b)+len(pkt) <= maxRunBytes && len(r.b) < r.size*(maxRunPackets-1)+1 {
 			r.b = r.b[:len(r.b)+len(pkt)]
 			r.closed = len(pkt) < r.size
 			return
 		}
 	}
-	t.runs = append(t.runs, run{to: p.to, size: len(pkt), b: t.arena[used:len(t.arena):cap(t.arena)]})
+	t.runs = append(t.runs, run{to: p.to, class: p.class, size: len(pkt), b: t.arena[used:len(t.arena):cap(t.arena)]})
 }
 
 // sendBatch gives what is queued to the link.
@@ -131,18 +151,26 @@ func (d *Device) transmit(runs []run) (refused int) {
 
 // path is the way to a peer: its UDP address, and the ICRC of packets to it.
 type path struct {
-	to   netip.AddrPort
-	flow roce.Flow
+	to    netip.AddrPort
+	class ipClass
+	flow  roce.Flow
 }
 
-// pathTo is the path from d to the device of gid, if a link can lead there.
+// pathOf is the path of av from d, if a link can lead there.
+func (d *Device) pathOf(av *addressVector) (path, bool) {
+	p, ok := d.pathTo(av.dgid)
+	p.class = av.ipClass()
+	return p, ok
+}
+
+// pathTo is the path from d to the device of gid, for packets of plainClass.
 func (d *Device) pathTo(gid [16]byte) (path, bool) {
 	a, ok := addrOfGID(gid)
 	if !ok || a.Is4() != d.addr.Is4() {
 		return path{}, false
 	}
 	to := netip.AddrPortFrom(a, roce.Port)
-	return path{to: to, flow: roce.NewFlow(netip.AddrPortFrom(d.addr, roce.Port), to)}, true
+	return path{to: to, class: plainClass, flow: roce.NewFlow(netip.AddrPortFrom(d.addr, roce.Port), to)}, true
 }
 
 // addrOfGID is the address of the device that has the GID gid. A link-local

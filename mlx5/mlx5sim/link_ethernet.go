@@ -41,8 +41,9 @@ type neighbor struct {
 }
 
 type heldFrame struct {
-	to  netip.AddrPort
-	pkt []byte
+	to    netip.AddrPort
+	class ipClass
+	pkt   []byte
 }
 
 const (
@@ -101,11 +102,11 @@ func (l *etherLink) writer() {
 	for {
 		select {
 		case s := <-l.out.ready:
-			to, pkt := l.out.take(s)
+			to, class, pkt := l.out.take(s)
 			if h := l.neighbor(to.Addr()); h != nil && h.known {
-				l.write(to, h.mac, pkt)
+				l.write(to, class, h.mac, pkt)
 			} else if h != nil {
-				l.ask(h, to, pkt)
+				l.ask(h, to, class, pkt)
 			}
 			l.out.free <- s
 		case a := <-l.heard:
@@ -118,9 +119,9 @@ func (l *etherLink) writer() {
 
 // write sends a packet. One that is refused is a lost one: the transport sends
 // it again.
-func (l *etherLink) write(to netip.AddrPort, mac [6]byte, pkt []byte) {
+func (l *etherLink) write(to netip.AddrPort, class ipClass, mac [6]byte, pkt []byte) {
 	n := frameHead + copy(l.frame[frameHead:], pkt)
-	putFrame(l.frame[:], mac, l.dev.mac, to, l.addr, len(pkt))
+	putFrame(l.frame[:], mac, l.dev.mac, to, l.addr, class, len(pkt))
 	for ; n < minFrame; n++ {
 		l.frame[n] = 0
 	}
@@ -139,7 +140,7 @@ func (l *etherLink) neighbor(a netip.Addr) *neighbor {
 
 // ask holds a packet back and asks who has its destination's address, unless
 // that was asked just now.
-func (l *etherLink) ask(h *neighbor, to netip.AddrPort, pkt []byte) {
+func (l *etherLink) ask(h *neighbor, to netip.AddrPort, class ipClass, pkt []byte) {
 	if now := time.Now(); h.asked.IsZero() || now.Sub(h.asked) >= arpPause {
 		h.asked = now
 		l.held -= len(h.waiting)
@@ -148,7 +149,7 @@ func (l *etherLink) ask(h *neighbor, to netip.AddrPort, pkt []byte) {
 	}
 	if l.held < maxHeld {
 		l.held++
-		h.waiting = append(h.waiting, heldFrame{to, append([]byte(nil), pkt...)})
+		h.waiting = append(h.waiting, heldFrame{to, class, append([]byte(nil), pkt...)})
 	}
 }
 
@@ -159,7 +160,7 @@ func (l *etherLink) hear(a *arp) {
 			h.known, h.mac = true, a.mac
 			l.held -= len(h.waiting)
 			for _, w := range h.waiting {
-				l.write(w.to, h.mac, w.pkt)
+				l.write(w.to, w.class, h.mac, w.pkt)
 			}
 			h.waiting = nil
 		}

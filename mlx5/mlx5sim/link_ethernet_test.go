@@ -199,7 +199,7 @@ func TestEthernetDatagramShowsTheIPHeaderAsItCame(t *testing.T) {
 
 		b := make([]byte, frameHead+len(pkt))
 		copy(b[frameHead:], pkt)
-		putFrame(b, testMAC, testPeer, to, from, len(pkt))
+		putFrame(b, testMAC, testPeer, to, from, plainClass, len(pkt))
 		write(t, wire, b) // identification 0: the ICRC is wrong
 		ip := b[etherBytes:]
 		ip[1], ip[8] = 0x28, 9

@@ -23,7 +23,8 @@ func listen(d *Device) (*net.UDPConn, error) {
 
 // netLink is a UDP link by means of package net alone: one system call per
 // packet. Sending in package net can wait for room, so a goroutine does it,
-// behind a bounded queue that refuses what does not fit.
+// behind a bounded queue that refuses what does not fit. It knows nothing of
+// traffic classes and hop limits.
 type netLink struct {
 	dev  *Device
 	conn *net.UDPConn
@@ -55,7 +56,7 @@ func (l *netLink) writer() {
 		case s := <-l.out.ready:
 			// A packet that the system refuses is a lost one: the transport
 			// sends it again.
-			to, pkt := l.out.take(s)
+			to, _, pkt := l.out.take(s)
 			l.conn.WriteToUDPAddrPort(pkt, to)
 			l.out.free <- s
 		case <-l.quit:
@@ -77,7 +78,7 @@ func (l *netLink) reader() {
 				continue // an ICMP error of an earlier packet, on some systems
 			}
 		}
-		in[0] = burst{from: unmap(from), size: n, b: buf[:n]}
+		in[0] = burst{from: unmap(from), class: plainClass, size: n, b: buf[:n]}
 		l.dev.deliver(in)
 	}
 }

@@ -12,9 +12,10 @@ type outQueue struct {
 
 // outSlot is a packet and where it goes.
 type outSlot struct {
-	to netip.AddrPort
-	n  int
-	b  [maxPacketBytes]byte
+	to    netip.AddrPort
+	class ipClass
+	n     int
+	b     [maxPacketBytes]byte
 }
 
 const outSlots = 256
@@ -36,7 +37,7 @@ func (q *outQueue) put(runs []run) (refused int) {
 			b = b[len(pkt):]
 			select {
 			case s := <-q.free:
-				q.slot[s].to = r.to
+				q.slot[s].to, q.slot[s].class = r.to, r.class
 				q.slot[s].n = copy(q.slot[s].b[:], pkt)
 				q.ready <- s // has room for all slots
 			default:
@@ -49,6 +50,6 @@ func (q *outQueue) put(runs []run) (refused int) {
 
 // take returns the packet of slot s, which came from ready. The slot goes back
 // to free once that is sent.
-func (q *outQueue) take(s int) (to netip.AddrPort, pkt []byte) {
-	return q.slot[s].to, q.slot[s].b[:q.slot[s].n]
+func (q *outQueue) take(s int) (to netip.AddrPort, class ipClass, pkt []byte) {
+	return q.slot[s].to, q.slot[s].class, q.slot[s].b[:q.slot[s].n]
 }

@@ -32,14 +32,18 @@ type mmsghdr struct {
 	_   [4]byte
 }
 
-// segCmsg is a control message with one int: UDP_SEGMENT's takes a uint16,
-// UDP_GRO's is an int.
-type segCmsg struct {
+// cmsg is a control message with room for an int, which most of them are;
+// UDP_SEGMENT's takes a uint16, and a received IP_TOS is a byte.
+type cmsg struct {
 	hdr unix.Cmsghdr
 	val [8]byte
 }
 
-var _ [24]byte = [unsafe.Sizeof(segCmsg{})]byte{}
+var _ [24]byte = [unsafe.Sizeof(cmsg{})]byte{}
+
+// cmsgs is the control messages of one datagram: of its size, its traffic class
+// and its hop limit.
+type cmsgs [3]cmsg
 
 // udpLink is a UDP link with Linux's batches: sendmmsg and recvmmsg, in which
 // one entry is a run of packets that the kernel cuts (UDP_SEGMENT) or has
@@ -59,6 +63,8 @@ type udpLink struct {
 	conn *net.UDPConn
 	raw  syscall.RawConn
 
+	level, tclass, hops int // control messages of IP or IPv6
+
 	// Of send; guarded by fab.mu.
 	gso     bool
 	runs    []run
@@ -67,7 +73,7 @@ type udpLink struct {
 	tx      [sendVec]mmsghdr
 	txIov   [sendVec]unix.Iovec
 	txName  [sendVec]unix.RawSockaddrInet6
-	txCtl   [sendVec]segCmsg
+	txCtl   [sendVec]cmsgs
 	txCount [sendVec]int // packets in the entry
 
 	// Of the receiver.
@@ -77,7 +83,7 @@ type udpLink struct {
 	rx      [recvVec]mmsghdr
 	rxIov   [recvVec]unix.Iovec
 	rxName  [recvVec]unix.RawSockaddrInet6
-	rxCtl   [recvVec]segCmsg
+	rxCtl   [recvVec]cmsgs
 	rxBuf   []byte
 	bursts  []burst
 
@@ -118,6 +124,15 @@ func (l *udpLink) options(fd int) error {
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO); err != nil {
 			return err
 		}
+		l.level, l.tclass, l.hops = unix.IPPROTO_IP, unix.IP_TOS, unix.IP_TTL
+		unix.SetsockoptInt(fd, l.level, unix.IP_TTL, wireHopLimit)
+		unix.SetsockoptInt(fd, l.level, unix.IP_RECVTOS, 1)
+		unix.SetsockoptInt(fd, l.level, unix.IP_RECVTTL, 1)
+	} else {
+		l.level, l.tclass, l.hops = unix.IPPROTO_IPV6, unix.IPV6_TCLASS, unix.IPV6_HOPLIMIT
+		unix.SetsockoptInt(fd, l.level, unix.IPV6_UNICAST_HOPS, wireHopLimit)
+		unix.SetsockoptInt(fd, l.level, unix.IPV6_RECVTCLASS, 1)
+		unix.SetsockoptInt(fd, l.level, unix.IPV6_RECVHOPLIMIT, 1)
 	}
 	for _, o := range [...][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, o[0], socketBufferBytes) != nil {
@@ -176,18 +191,30 @@ func (l *udpLink) entry(i int, r *run, b []byte) {
 	m.SetIovlen(1)
 	m.Name = (*byte)(unsafe.Pointer(&l.txName[i]))
 	m.Namelen = putSockaddr(&l.txName[i], r.to)
-	m.Control = nil
-	m.SetControllen(0)
+	n := 0
 	l.txCount[i] = 1
 	if len(b) > r.size {
 		l.txCount[i] = (len(b) + r.size - 1) / r.size
-		c := &l.txCtl[i]
+		c := &l.txCtl[i][n]
 		c.hdr.Level, c.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
 		c.hdr.SetLen(unix.CmsgLen(2))
 		*(*uint16)(unsafe.Pointer(&c.val)) = uint16(r.size)
-		m.Control = (*byte)(unsafe.Pointer(c))
-		m.SetControllen(unix.CmsgSpace(2))
+		n++
 	}
+	if r.class != plainClass { // which the socket has by itself
+		for _, v := range [...][2]int{{l.tclass, int(r.class.traffic)}, {l.hops, int(r.class.hops)}} {
+			c := &l.txCtl[i][n]
+			c.hdr.Level, c.hdr.Type = int32(l.level), int32(v[0])
+			c.hdr.SetLen(unix.CmsgLen(4))
+			*(*int32)(unsafe.Pointer(&c.val)) = int32(v[1])
+			n++
+		}
+	}
+	m.Control = nil
+	if n > 0 {
+		m.Control = (*byte)(unsafe.Pointer(&l.txCtl[i]))
+	}
+	m.SetControllen(n * int(unsafe.Sizeof(cmsg{})))
 }
 
 // flush sends the first n entries. What the socket has no room for is
@@ -229,7 +256,8 @@ func (l *udpLink) reader() {
 				continue
 			}
 			off := i * rxBufBytes
-			l.bursts = append(l.bursts, burst{from: sockaddr(&l.rxName[i]), size: l.segment(i), b: l.rxBuf[off : off+int(m.n)]})
+			size, class := l.ancillary(i)
+			l.bursts = append(l.bursts, burst{from: sockaddr(&l.rxName[i]), class: class, size: size, b: l.rxBuf[off : off+int(m.n)]})
 		}
 		l.dev.deliver(l.bursts)
 	}
@@ -261,15 +289,27 @@ func (l *udpLink) recv(fd uintptr) bool {
 	}
 }
 
-// segment is the size of the packets in entry i.
-func (l *udpLink) segment(i int) int {
-	c := &l.rxCtl[i]
-	if l.rx[i].hdr.Controllen >= unix.SizeofCmsghdr+4 && c.hdr.Level == unix.SOL_UDP && c.hdr.Type == unix.UDP_GRO {
-		if n := *(*int32)(unsafe.Pointer(&c.val)); n > 0 {
-			return int(n)
+// ancillary is the size of the packets in entry i, and their class. The kernel
+// joins only packets of one class.
+func (l *udpLink) ancillary(i int) (size int, class ipClass) {
+	size, class = int(l.rx[i].n), plainClass
+	n := min(int(l.rx[i].hdr.Controllen)+int(unsafe.Sizeof(cmsg{}))-1, int(unsafe.Sizeof(cmsgs{}))) / int(unsafe.Sizeof(cmsg{}))
+	for k := range n { // all of them take as much room
+		c := &l.rxCtl[i][k]
+		v := *(*int32)(unsafe.Pointer(&c.val))
+		level, typ := int(c.hdr.Level), int(c.hdr.Type)
+		switch {
+		case level == unix.SOL_UDP && typ == unix.UDP_GRO && v > 0:
+			size = int(v)
+		case level == unix.IPPROTO_IP && typ == unix.IP_TOS:
+			class.traffic = c.val[0]
+		case level == l.level && typ == l.tclass:
+			class.traffic = uint8(v)
+		case level == l.level && typ == l.hops:
+			class.hops = uint8(v)
 		}
 	}
-	return int(l.rx[i].n)
+	return size, class
 }
 
 // putSockaddr lays out a as struct sockaddr_in or sockaddr_in6, and returns

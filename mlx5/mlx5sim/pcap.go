@@ -26,11 +26,11 @@ func appendPcapHeader(b []byte) []byte {
 	return le.AppendUint32(le.AppendUint32(b, pcapSnap), pcapRaw)
 }
 
-// appendPcapRecord appends the UDP datagram pkt with its headers. ip is as in
-// burst.
-func appendPcapRecord(b []byte, at time.Time, src, dst netip.AddrPort, ip, pkt []byte) []byte {
+// appendPcapRecord appends the UDP datagram pkt with its headers. class and ip
+// are as in burst.
+func appendPcapRecord(b []byte, at time.Time, src, dst netip.AddrPort, class ipClass, ip, pkt []byte) []byte {
 	var head [grhBytes]byte
-	g := grh{src: src.Addr().As16(), dst: dst.Addr().As16(), hopLimit: wireHopLimit, payload: udpBytes + len(pkt)}
+	g := grh{src: src.Addr().As16(), dst: dst.Addr().As16(), trafficClass: class.traffic, hopLimit: class.hops, payload: udpBytes + len(pkt)}
 	switch {
 	case ip != nil:
 	case g.put(&head) == l3IPv4:

@@ -24,7 +24,7 @@ var tsharkFields = []string{"ip.src", "infiniband.bth.opcode", "infiniband.bth.d
 	"infiniband.deth.q_key", "infiniband.deth.srcqp", "infiniband.reth.va", "infiniband.reth.r_key", "infiniband.reth.dmalen",
 	"infiniband.immdt", "infiniband.ieth", "infiniband.aeth.syndrome.opcode", "infiniband.aeth.syndrome.error_code",
 	"infiniband.atomiceth.swapdt", "infiniband.atomiceth.cmpdt", "infiniband.atomicacketh.origremdt",
-	"infiniband.invariant.crc", "infiniband.bth.p_key", "ip.id", "ip.flags.df", "ip.checksum.status", "udp.length", "_ws.malformed"}
+	"infiniband.invariant.crc", "infiniband.bth.p_key", "ip.id", "ip.flags.df", "ip.dsfield", "ip.ttl", "ip.checksum.status", "udp.length", "_ws.malformed"}
 
 // fields is one packet as tshark reads it: by name, without empty ones.
 type fields map[string]string
@@ -351,6 +351,9 @@ func TestTsharkDissectsEveryOpcode(t *testing.T) {
 			fromB = append(fromB, f)
 		case f["deth.srcqp"] != "":
 			ud = append(ud, f)
+			if f["ip.dsfield"] != "0x68" || f["ip.ttl"] != "33" { // as its address handle has it
+				t.Errorf("datagram with traffic class %s and hop limit %s for tshark", f["ip.dsfield"], f["ip.ttl"])
+			}
 		case f["bth.destqp"] == fmt.Sprintf("0x%06x", cb.qp.QPN()):
 			uc = append(uc, f)
 		default:

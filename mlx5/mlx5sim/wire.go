@@ -188,18 +188,18 @@ func (d *Device) deliver(bursts []burst) {
 		return
 	}
 	for i := range bursts {
-		from, size := bursts[i].from, bursts[i].size
+		from, class, size := bursts[i].from, bursts[i].class, bursts[i].size
 		for b := bursts[i].b; len(b) > 0; {
 			pkt := b[:min(size, len(b))]
 			b = b[len(pkt):]
-			d.receive(from, bursts[i].ip, pkt)
+			d.receive(from, class, bursts[i].ip, pkt)
 		}
 	}
 	d.flushWire()
 }
 
-// receive checks one packet and hands it to its QP. ip is as in burst.
-func (d *Device) receive(from netip.AddrPort, ip, b []byte) {
+// receive checks one packet and hands it to its QP. class and ip are as in burst.
+func (d *Device) receive(from netip.AddrPort, class ipClass, ip, b []byte) {
 	drops := &d.stats.Drops
 	if d.down {
 		drops.PortDown++
@@ -207,7 +207,7 @@ func (d *Device) receive(from netip.AddrPort, ip, b []byte) {
 	}
 	d.stats.RxPackets++
 	if len(d.captures) > 0 {
-		d.captureReceived(from, ip, b)
+		d.captureReceived(from, class, ip, b)
 	}
 	p, err := roce.Parse(b)
 	if err != nil || from.Addr().Is4() != d.addr.Is4() {
@@ -231,7 +231,7 @@ func (d *Device) receive(from netip.AddrPort, ip, b []byte) {
 		return
 	}
 	if p.Opcode.IsUD() {
-		d.receiveUD(from, ip, &p)
+		d.receiveUD(from, class, ip, &p)
 		return
 	}
 	q := d.qps[p.DestQPN]

@@ -115,7 +115,7 @@ func (q *qp) startRequester() {
 	}
 	r.ready = true
 	r.mtu = q.pathMTUBytes()
-	r.path, r.routed = q.file.dev.pathTo(q.attr.dest.dgid)
+	r.path, r.routed = q.file.dev.pathOf(&q.attr.dest)
 	r.una, r.snd, r.max, r.next = psn, psn, psn, psn
 	r.window, r.threshold = minWindow, r.windowLimit()
 }

@@ -77,7 +77,7 @@ func (q *qp) startResponder() {
 	}
 	r.ready = true
 	r.mtu = q.pathMTUBytes()
-	r.path, _ = q.file.dev.pathTo(q.attr.dest.dgid) // without one, no packet has the right source
+	r.path, _ = q.file.dev.pathOf(&q.attr.dest) // without one, no packet has the right source
 	r.epsn, r.msn = q.attr.rqPSN&psnMask, 0
 	r.msg = opNOP
 }

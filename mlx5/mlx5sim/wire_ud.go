@@ -6,8 +6,7 @@ import (
 	"github.com/rrppcc-go/rrppcc/internal/roce"
 )
 
-// wireHopLimit is what links put into IP's TTL. The receiver of a UDP datagram
-// does not see the real one.
+// wireHopLimit is what links put into IP's TTL if nobody asks for another.
 const wireHopLimit = 64
 
 // sendDatagram sends a UD message. It completes at once, whatever becomes of
@@ -34,7 +33,7 @@ func (q *qp) sendDatagram(op *sendOp) {
 	}
 	clear(b[at+n:])
 	q.req.next++
-	if p := d.datagramPath(op.av.dgid); p != nil {
+	if p := d.datagramPath(&op.av.addressVector); p != nil {
 		d.commit(p, b)
 	} else {
 		d.stats.Drops.Unreachable++
@@ -42,24 +41,25 @@ func (q *qp) sendDatagram(op *sendOp) {
 	q.completeSend(op, 0)
 }
 
-// datagramPath is the path to gid, kept for the next datagram; nil if there
-// is none.
-func (d *Device) datagramPath(gid [16]byte) *path {
+// datagramPath is the path of av, kept for the next datagram; nil if there is
+// none.
+func (d *Device) datagramPath(av *addressVector) *path {
 	p := &d.wire.udPath
-	a, ok := addrOfGID(gid)
+	a, ok := addrOfGID(av.dgid)
 	if !ok {
 		return nil
 	}
 	if p.to.Addr() != a {
-		if *p, ok = d.pathTo(gid); !ok {
+		if *p, ok = d.pathTo(av.dgid); !ok {
 			return nil
 		}
 	}
+	p.class = av.ipClass()
 	return p
 }
 
 // receiveUD brings a datagram to its QP, or drops and counts it.
-func (d *Device) receiveUD(from netip.AddrPort, ip []byte, p *roce.Packet) {
+func (d *Device) receiveUD(from netip.AddrPort, class ipClass, ip []byte, p *roce.Packet) {
 	n := uint64(len(p.Payload))
 	if n > uint64(d.mtuBytes()) {
 		d.stats.Drops.TooLong++
@@ -81,7 +81,7 @@ func (d *Device) receiveUD(from netip.AddrPort, ip []byte, p *roce.Packet) {
 		return
 	}
 	head := &d.fab.eng.grh
-	g := grh{src: from.Addr().As16(), dst: d.addr.As16(), hopLimit: wireHopLimit, payload: udWireBytes(n, p.Opcode.HasImm())}
+	g := grh{src: from.Addr().As16(), dst: d.addr.As16(), trafficClass: class.traffic, hopLimit: class.hops, payload: udWireBytes(n, p.Opcode.HasImm())}
 	l3 := g.put(head)
 	if ip != nil {
 		copy(head[grhBytes-ipv4Bytes:], ip)

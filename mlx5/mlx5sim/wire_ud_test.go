@@ -35,7 +35,7 @@ func newUDOverWire(t *testing.T) *udOverWire {
 // pass carries what was sent to b.
 func (u *udOverWire) pass() {
 	for _, pkt := range u.link.pkts {
-		u.b.d.deliver([]burst{{from: netip.AddrPortFrom(u.a.d.addr, roce.Port), size: len(pkt), b: pkt}})
+		u.b.d.deliver([]burst{{from: netip.AddrPortFrom(u.a.d.addr, roce.Port), class: plainClass, size: len(pkt), b: pkt}})
 	}
 	u.link.pkts = nil
 }

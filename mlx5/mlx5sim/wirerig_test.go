@@ -105,7 +105,7 @@ func (l *testLink) arrive() {
 	l.mu.Unlock()
 	bursts := make([]burst, 0, len(due))
 	for _, b := range due {
-		bursts = append(bursts, burst{from: l.from, size: len(b), b: b})
+		bursts = append(bursts, burst{from: l.from, class: plainClass, size: len(b), b: b})
 	}
 	if len(bursts) > 0 {
 		l.to.deliver(bursts)

@@ -50,6 +50,33 @@ var udTests = []test{
 		}
 		e.rule(RuleGRH, first)
 	}},
+	{name: "UDHeaderShowsTheAddressVector", run: func(e *env) {
+		a, z, wr := e.datagrams(shape{})
+		src, dst := a.mr(8, 0), z.mr(48, localOnly)
+		for _, c := range []struct{ class, hops uint8 }{{0, 64}, {0x68, 33}, {0x68, 33}, {0xe0, 1}, {0, 255}, {4, 64}} {
+			av := a.av(z.host)
+			av.TrafficClass, av.HopLimit = c.class, c.hops
+			ah, err := a.prot.CreateAH(&av)
+			e.must(err)
+			e.closeLater(ah)
+			z.recv(2, dst.SGE(0, 48))
+			wr.WRID, wr.AH, wr.SGList = 1, ah, []uverbs.SGE{src.SGE(0, 8)}
+			a.send(wr)
+			a.sent(1, uverbs.WCSend)
+			z.received(2, uverbs.WCRecv, 48)
+			h := dst.Bytes()
+			class, hops := h[21], h[28]
+			if !a.gid.Addr().Is4() {
+				class, hops = h[0]<<4|h[1]>>4, h[7]
+			}
+			if class != c.class {
+				e.Errorf("traffic class %#x, want %#x", class, c.class)
+			}
+			if want := e.expects(RuleHopLimit) == asAsked; want != (hops == c.hops) && c.hops != 64 {
+				e.Errorf("hop limit %d, of %d in the address vector", hops, c.hops)
+			}
+		}
+	}},
 	{name: "UDAnswersGoBackToTheSender", run: func(e *env) {
 		a, z, wr := e.datagrams(shape{})
 		src, dst := a.mr(8, localOnly), z.mr(48, localOnly)
