@@ -58,6 +58,7 @@ type Endpoint struct {
 	stride    int          // how many of them share a reading of the clock
 	ticked    int64        // now of the last Tick
 	tickFn    func() int64 // ep.tick
+	clockFn   func() int64 // ep.clock
 	out       int          // requests that are answered later
 
 	workers workers
@@ -128,7 +129,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	}
 	ep.timer.Stop()
 	ep.workers.init(opt.workers)
-	ep.tickFn = ep.tick
+	ep.tickFn, ep.clockFn = ep.tick, ep.clock
 	ep.life, ep.endLife = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -170,7 +171,8 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		CancelGrace: ep.cancelGrace(), Offers: ep.reg.windows,
 		Small: ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
 		PeerStuck: ep.peerStuck, PeerBroken: ep.peerBroken,
-		Drop:     opt.faults.dropper(),
+		Drop:       opt.faults.dropper(),
+		Congestion: opt.congestion, Burst: ep.t.Burst(),
 		Panicked: ep.panicked,
 	}, ep.clock())
 	watchCtx, cancel := context.WithCancel(context.Background())

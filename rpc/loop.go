@@ -105,7 +105,7 @@ func (ep *Endpoint) poll() int {
 		ep.e.Tick(ep.now)
 	}
 	if err == nil {
-		err = ep.t.Flush(ep.e, ep.now)
+		err = ep.t.Flush(ep.e, ep.now, ep.clockFn)
 	}
 	if err != nil {
 		ep.deviceFailed(err)
@@ -274,13 +274,22 @@ func (ep *Endpoint) spins(idle *spell) bool {
 	if idle.rounds++; idle.rounds == 1 {
 		idle.since = ep.now
 	}
-	if ep.opt.spin >= 0 && ep.now-idle.since >= int64(ep.opt.spin) {
+	if ep.opt.spin >= 0 && ep.now-idle.since >= int64(ep.opt.spin) && !ep.turnSoon() {
 		return false
 	}
 	if idle.rounds%yieldEvery == 0 {
 		runtime.Gosched()
 	}
 	return true
+}
+
+// turnSpin is how long before a paced request's turn a loop does not go to sleep
+// any more: timers of the operating system come up to a millisecond late.
+const turnSpin = time.Millisecond
+
+func (ep *Endpoint) turnSoon() bool {
+	at, ok := ep.e.NextTurn()
+	return ok && at-ep.now < int64(turnSpin)
 }
 
 func (ep *Endpoint) stopped() bool { return ep.stop.Load() }
@@ -324,6 +333,7 @@ func (ep *Endpoint) sleep(stop *atomic.Bool) {
 	case <-due:
 	}
 	ep.timer.Stop()
+	ep.e.Woke(ep.clock())
 }
 
 // watch turns completion events into wake-ups. It is the endpoint's one

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/rpc/congestion"
 )
 
 type options struct {
@@ -28,6 +29,7 @@ type options struct {
 	laneIdle   time.Duration
 	faults     *Faults
 	regionKeys bool
+	congestion congestion.Control
 
 	initialRTO, minRTO, maxRTO time.Duration // of the engine
 }

@@ -30,6 +30,10 @@ import (
 //     handler
 //   - DropMalformed: contradict themselves or the protocol
 //   - DropFault: thrown away by Faults
+//   - Paced: requests of congested sessions, sent at their pace
+//   - Congested: times that a session began to be paced
+//   - Losses: requests of congestion-controlled sessions that were lost, or
+//     their answers were, by the word of the answer that came in the end
 //
 // What a full receive ring or the network loses is counted by nobody here: it
 // shows as Retransmits.

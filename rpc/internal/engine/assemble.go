@@ -50,6 +50,7 @@ func (sl *serverSlot) requestPart(p Part, data []byte) {
 	sl.heard = e.now
 	if sl.parts.missing == 0 {
 		e.Stats.Assembled++
+		sl.came = e.arrived
 		sl.run(sl.req.Bytes())
 	}
 }
@@ -112,8 +113,7 @@ func (sl *serverSlot) missing(h *Header, body []byte) {
 			sl.heard = e.now
 			s.pushMissing(sl.index, sl.seq, sl.parts.missing)
 		case sl.state == serverResponded && sl.respKind == KindResponsePart:
-			sl.sent = e.flushes
-			sl.ref = s.pushParts(KindResponsePart, 0, sl.index, sl.seq, sl.resp, which, sl.ref)
+			sl.sendParts(which)
 		case sl.state == serverResponded:
 			sl.sendResponse()
 		}
@@ -123,6 +123,17 @@ func (sl *serverSlot) missing(h *Header, body []byte) {
 		e.Stats.DropBusy++
 	default: // nothing of that request has come
 		s.pushMissing(h.Slot, h.Seq, everyPart)
+	}
+}
+
+// sendParts transmits parts of the response.
+func (sl *serverSlot) sendParts(which uint64) {
+	s := sl.s
+	sl.sent = s.e.flushes
+	n := len(s.e.Tx)
+	sl.ref = s.pushParts(KindResponsePart, 0, sl.index, sl.seq, sl.resp, which, sl.ref)
+	if sl.asked {
+		sl.tell(len(s.e.Tx) - n)
 	}
 }
 
@@ -166,10 +177,13 @@ func (sl *clientSlot) responsePart(body []byte) {
 func (sl *clientSlot) sendParts(which uint64) {
 	s := sl.s
 	sl.sent = s.e.flushes
-	old := sl.ref
+	old, n := sl.ref, len(s.e.Tx)
 	sl.ref = s.pushParts(KindRequestPart, sl.call.Type, sl.index, sl.seq, sl.call.Req, which, old)
 	if sl.ref != old {
 		s.e.refs[sl.ref].client = sl
+	}
+	if s.flow != nil {
+		s.flow.sending(sl, len(s.e.Tx)-n)
 	}
 }
 
@@ -200,7 +214,10 @@ func (sl *clientSlot) missing(body []byte) {
 		return
 	}
 	sl.asked = false
-	sl.behind = false
+	if sl.behind {
+		sl.behind = false
+		sl.postedAt = e.now // nothing of it was sent before
+	}
 	if !sl.resent {
 		sl.sentAt = e.now // the first of it
 	}

@@ -89,7 +89,7 @@ func (s *Session) Start(now int64, c *Call) {
 		e.endCall(c, err)
 		return
 	}
-	if s.up && s.freeMask != 0 && s.backlog.head == nil {
+	if s.up && s.freeMask != 0 && s.backlog.head == nil && (s.flow == nil || s.flow.gap == 0) {
 		s.launch(c)
 		return
 	}
@@ -99,6 +99,9 @@ func (s *Session) Start(now int64, c *Call) {
 		if s.waiting.next == nil || c.Deadline < s.waiting.when {
 			e.wheel.set(&s.waiting, c.Deadline)
 		}
+	}
+	if s.flow != nil {
+		s.pump()
 	}
 }
 
@@ -132,6 +135,9 @@ func (s *Session) check(c *Call) error {
 
 // pump moves calls from the backlog into free slots.
 func (s *Session) pump() {
+	if s.flow != nil && !s.flow.pump() {
+		return
+	}
 	for s.up && s.freeMask != 0 {
 		c := s.backlog.pop()
 		if c == nil {

@@ -29,10 +29,11 @@ type clientSlot struct {
 	copied msgbuf.Buf // the request in memory that the peer can read, if Req is not
 	parts  assembly   // of the response
 
-	sentAt  int64 // first transmission
-	resend  int64 // next retransmission
-	giveUp  int64 // end of CancelGrace
-	backoff int64
+	sentAt   int64 // first transmission
+	postedAt int64 // the same, as congestion control wants it
+	resend   int64 // next retransmission
+	giveUp   int64 // end of CancelGrace
+	backoff  int64
 
 	sent      uint64 // Engine.flushes when the slot last put something into Tx, or its call ended
 	seq       uint32 // request number, never 0 once used; the last one, when idle
@@ -109,6 +110,9 @@ func (sl *clientSlot) send() {
 		s.pushMissing(sl.index, sl.seq, sl.parts.missing)
 	case c.ReqLarge:
 		s.e.control(s.e.push(s, KindLargeRequest, c.Type, sl.index, sl.seq), sl.large(), sl.ref)
+		if s.flow != nil {
+			s.flow.sending(sl, 1)
+		}
 	case c.Req.Len() > s.maxSmall:
 		// Behind a request that was given up the server's ring may still have
 		// that one's parts.
@@ -119,6 +123,9 @@ func (sl *clientSlot) send() {
 		}
 	default:
 		tx := s.e.push(s, KindRequest, c.Type, sl.index, sl.seq)
+		if s.flow != nil {
+			s.flow.sending(sl, 1)
+		}
 		if old := sl.ref; c.Req.Len() > 0 {
 			sl.ref = s.e.data(tx, c.Req, old)
 			if sl.ref != old {
@@ -168,13 +175,20 @@ func (sl *clientSlot) expired(now int64) {
 		}
 	}
 	if sl.state != slotReading && sl.state != slotOffering && sl.resend <= now {
-		sl.s.e.Stats.Retransmits++
-		sl.resent = true
+		if f := sl.s.flow; f == nil || sl.state != slotSent || f.repeat(sl, now) {
+			sl.repeat()
+		}
 		sl.backoff = min(2*sl.backoff, sl.s.e.cfg.MaxRTO)
 		sl.resend = now + sl.backoff
-		sl.send()
 	}
 	sl.arm()
+}
+
+// repeat transmits what was not answered in time.
+func (sl *clientSlot) repeat() {
+	sl.s.e.Stats.Retransmits++
+	sl.resent = true
+	sl.send()
 }
 
 // abort ends the slot's call with err, when that is safe.
@@ -275,6 +289,9 @@ func (sl *clientSlot) sessionFailed(err error) {
 // fromServer takes a datagram of the server.
 func (s *Session) fromServer(h *Header, body []byte) {
 	e := s.e
+	if s.flow != nil {
+		s.flow.heard = e.now
+	}
 	if h.Kind == KindBroken {
 		if len(body) != 4 || e.cfg.PeerBroken == nil {
 			e.Stats.DropMalformed++
@@ -319,6 +336,9 @@ func (s *Session) fromServer(h *Header, body []byte) {
 	}
 	if h.Kind.answers() {
 		s.doubt &^= 1 << sl.index
+		if s.flow != nil && sl.state == slotSent {
+			s.flow.answered(sl, h.Hold, len(body))
+		}
 	}
 	cancelled := sl.state == slotCancelling
 	switch h.Kind {
@@ -387,9 +407,8 @@ func (sl *clientSlot) lateAnswer(seq uint32) {
 		sl.s.doubt &^= 1 << sl.index
 	case sl.behind && sl.state == slotSent:
 		sl.behind = false
-		sl.resent = true
-		sl.s.e.Stats.Retransmits++
-		sl.send()
+		sl.postedAt = sl.s.e.now // the server would not have taken it before
+		sl.repeat()
 	}
 }
 

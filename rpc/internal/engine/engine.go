@@ -1,7 +1,10 @@
 package engine
 
 import (
+	"math"
+
 	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/rpc/congestion"
 )
 
 // Config is fixed when the engine is made. All times are nanoseconds of the
@@ -21,6 +24,12 @@ type Config struct {
 	// and can take it back. Without, they read by the keys of regions, and what a
 	// peer may be reading only its word gives back.
 	Offers bool
+
+	// Congestion makes the controllers of clients' sessions; nil is no congestion
+	// control. Burst is how many datagrams the owner hands to Receive at once at
+	// most: one with fewer has emptied the receive ring. 0 is no limit.
+	Congestion congestion.Control
+	Burst      int
 
 	// Small allocates memory that no peer can reach, Large memory that peers
 	// may read. Buffers of another registrar are refused.
@@ -104,6 +113,9 @@ type Stats struct {
 	DropStale, DropBusy      uint64 // old request number; slot still working on an older request
 	DropMalformed            uint64
 	DropFault                uint64 // Config.Drop said so
+	Paced                    uint64 // requests that waited for their turn by congestion control
+	Congested                uint64 // times that a session began to be paced
+	Losses                   uint64 // requests or answers that congestion control saw lost
 }
 
 // Engine is the protocol state of one endpoint. It belongs to one goroutine.
@@ -117,6 +129,11 @@ type Engine struct {
 	pulled   int64 // bytes of requests of more than a datagram, from accept to releaseRequest
 	freeRefs []uint32
 	now      int64
+	drained  int64  // when the receive ring was seen empty last
+	arrived  int64  // what is received came after that
+	pace     *wheel // of sessions that wait for their turn; nil without congestion control
+	held     []heldTx
+	unposted []*clientSlot // requests in Tx that want to know when they are posted
 
 	// Tx, Reads, Offers, Withdrawn and Released are what the owner has to do.
 	// Between two calls of Flushed it posts Tx, which Flushed empties, and takes
@@ -159,7 +176,15 @@ type ref struct {
 func New(cfg Config, now int64) *Engine {
 	cfg.Threshold = max(cfg.Threshold, cfg.MaxSmall)
 	e := &Engine{cfg: cfg, now: now}
-	e.wheel.init(now)
+	if cfg.Burst <= 0 {
+		e.cfg.Burst = math.MaxInt
+	}
+	e.drained = now
+	e.wheel.init(now, false)
+	if cfg.Congestion != nil {
+		e.pace = new(wheel)
+		e.pace.init(now, true)
+	}
 	e.refs = make([]ref, 1, 64) // token 0 means none
 	return e
 }
@@ -171,10 +196,16 @@ func (e *Engine) Handle(reqType uint8, fn Handler) { e.handlers[reqType] = fn }
 func (e *Engine) Receive(now int64, burst []Rx) {
 	e.now = now
 	e.endOffers()
+
+	since := e.drained
+	if len(burst) < e.cfg.Burst {
+		e.drained = now
+	}
 	e.endReads()
 	for i := range burst {
 		rx := &burst[i]
 		rx.Held = false
+		e.arrived = since // callbacks may have run a turn of the loop
 		e.Stats.RxDatagrams++
 		if e.cfg.Drop != nil && e.cfg.Drop() {
 			e.Stats.DropFault++
@@ -219,10 +250,28 @@ func (e *Engine) Receive(now int64, burst []Rx) {
 func (e *Engine) Tick(now int64) {
 	e.now = now
 	e.wheel.advance(now)
+	if e.pace != nil {
+		e.pace.advance(now)
+	}
 }
 
 // NextTimer returns when Tick is wanted next, or false if no timer is set.
-func (e *Engine) NextTimer() (int64, bool) { return e.wheel.next() }
+func (e *Engine) NextTimer() (int64, bool) {
+	at, ok := e.wheel.next()
+	if turn, paced := e.NextTurn(); paced && (!ok || turn < at) {
+		return turn, true
+	}
+	return at, ok
+}
+
+// NextTurn is NextTimer for requests that wait for their turn alone, which want
+// Tick within microseconds.
+func (e *Engine) NextTurn() (int64, bool) {
+	if e.pace == nil {
+		return 0, false
+	}
+	return e.pace.next()
+}
 
 // Flushed tells that everything in Tx was posted or dropped. It resets Tx,
 // frees buffers and ends calls that waited for it; their callbacks may fill Tx
@@ -230,6 +279,7 @@ func (e *Engine) NextTimer() (int64, bool) { return e.wheel.next() }
 func (e *Engine) Flushed() {
 	e.flushes++
 	e.Tx = e.Tx[:0]
+	e.held, e.unposted = e.held[:0], e.unposted[:0]
 	for i := range e.freeing {
 		e.freeing[i].Free()
 	}

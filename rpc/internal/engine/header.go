@@ -59,6 +59,10 @@ func (k Kind) answers() bool {
 	return k == KindResponse || k == KindLargeResponse || k == KindError || k == KindResponsePart
 }
 
+// timed has the kinds whose byte 3 may be other than zero.
+const timed = 1<<KindRequest | 1<<KindLargeRequest | 1<<KindRequestPart |
+	1<<KindResponse | 1<<KindLargeResponse | 1<<KindResponsePart | 1<<KindError
+
 func (k Kind) String() string {
 	if k < kindEnd {
 		return kindNames[k]
@@ -71,7 +75,8 @@ func (k Kind) String() string {
 //	byte  0      version (high 4 bits) and kind (low 4 bits)
 //	byte  1      request type; of KindError the code
 //	byte  2      slot of the session's window
-//	byte  3      zero
+//	byte  3      of requests, 1 if the answer is to say how long the server had
+//	             it; of answers, that, see encodeHold; otherwise zero
 //	bytes 4-7    the receiver's session index
 //	bytes 8-11   the receiver's session token, random
 //	bytes 12-15  request number of the slot, serial arithmetic without 0
@@ -79,6 +84,7 @@ type Header struct {
 	Kind    Kind
 	Type    uint8
 	Slot    uint8
+	Hold    uint8
 	Session uint32
 	Token   uint32
 	Seq     uint32
@@ -87,6 +93,7 @@ type Header struct {
 // Put writes the header to b.
 func (h *Header) Put(b *[HeaderBytes]byte) {
 	putHeader(b, h.Kind, h.Type, h.Slot, h.Session, h.Token, h.Seq)
+	b[3] = h.Hold
 }
 
 // putHeader is Put for what is in registers: a Header that is made for it is
@@ -115,7 +122,7 @@ func headerWords(b []byte) (w0, w1 uint64) {
 // is.
 func headerOK(w0 uint64) bool {
 	kind := Kind(w0 & 0xf)
-	return w0>>4&0xf == Version && w0>>24&0xff == 0 && kind != 0 && kind < kindEnd
+	return w0>>4&0xf == Version && kind != 0 && kind < kindEnd && (w0>>24&0xff == 0 || 1<<kind&timed != 0)
 }
 
 func headerOf(w0, w1 uint64) Header {
@@ -123,6 +130,7 @@ func headerOf(w0, w1 uint64) Header {
 		Kind:    Kind(w0 & 0xf),
 		Type:    uint8(w0 >> 8),
 		Slot:    uint8(w0 >> 16),
+		Hold:    uint8(w0 >> 24),
 		Session: uint32(w0 >> 32),
 		Token:   uint32(w1),
 		Seq:     uint32(w1 >> 32),

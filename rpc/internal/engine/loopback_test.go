@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
+	"github.com/rrppcc-go/rrppcc/rpc/congestion"
 )
 
 // loopback is two engines on one goroutine, and rings where the NICs would be:
@@ -33,15 +34,22 @@ type ringEnd struct {
 	filled []Rx // what has arrived and was not polled
 }
 
-const loopbackRing = 512
+const (
+	loopbackRing  = 512
+	loopbackBurst = 32
+)
 
-func newLoopback(tb testing.TB, mtu, bytes, outstanding int) *loopback {
+func newLoopback(tb testing.TB, mtu, bytes, outstanding int, changes ...func(*Config)) *loopback {
 	l := &loopback{TB: tb, epoch: time.Now()}
 	m := &memory{}
 	for i := range l.ends {
 		ep := newEndpoint(tb, m, uint32(11+i), 0, func(c *Config) {
 			c.Window, c.MaxSmall, c.MaxInline, c.MaxMsg = 8, mtu-HeaderBytes, 128, 256<<20
 			c.InitialRTO, c.MinRTO, c.MaxRTO = 20*ms, 5*ms, 500*ms
+			c.Burst = loopbackBurst
+			for _, f := range changes {
+				f(c)
+			}
 		})
 		n := &ringEnd{e: ep.e, qpn: ep.qpn, filled: make([]Rx, 0, loopbackRing)}
 		for slot := range loopbackRing {
@@ -94,9 +102,10 @@ func newLoopback(tb testing.TB, mtu, bytes, outstanding int) *loopback {
 // poll is one turn of the loop of end, as Endpoint.poll and the transport do it.
 func (l *loopback) poll(end *ringEnd, now int64) {
 	e := end.e
-	if n := min(len(end.filled), 32); n > 0 {
-		burst := end.filled[:n]
-		e.Receive(now, burst)
+	n := min(len(end.filled), loopbackBurst)
+	burst := end.filled[:n]
+	e.Receive(now, burst)
+	if n > 0 {
 		for i := range burst {
 			if !burst[i].Held {
 				end.free = append(end.free, burst[i].Slot)
@@ -106,6 +115,9 @@ func (l *loopback) poll(end *ringEnd, now int64) {
 	}
 	e.Tick(now)
 	for range 4 {
+		if e.Unstamped() {
+			e.Stamp(int64(time.Since(l.epoch)))
+		}
 		l.post(end)
 		e.Flushed()
 		if e.Idle() {
@@ -189,6 +201,36 @@ func BenchmarkLoopback(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkLoopbackCongestion is BenchmarkLoopback with congestion control, off
+// and on; custom is the same behind the interface.
+func BenchmarkLoopbackCongestion(b *testing.B) {
+	for _, mtu := range []int{1024, 4096} {
+		for _, outstanding := range []int{1, 8, 32} {
+			for _, c := range []struct {
+				name    string
+				control congestion.Control
+			}{{"off", nil}, {"on", congestion.Swift{}}, {"custom", customSwift{}}} {
+				b.Run(fmt.Sprintf("mtu%d/32B/%d/%s", mtu, outstanding, c.name), func(b *testing.B) {
+					l := newLoopback(b, mtu, 32, outstanding, func(cfg *Config) { cfg.Congestion = c.control })
+					l.run(1000)
+					b.ReportAllocs()
+					b.ResetTimer()
+					l.run(b.N)
+				})
+			}
+		}
+	}
+}
+
+// customSwift is Swift that the engine does not know as such.
+type customSwift struct{ congestion.Swift }
+
+func (c customSwift) NewController(window int) congestion.Controller {
+	return &customController{c.Swift.NewController(window)}
+}
+
+type customController struct{ congestion.Controller }
 
 // BenchmarkLoopbackLarge is large requests, one at a time, with 32 bytes back.
 func BenchmarkLoopbackLarge(b *testing.B) {

@@ -31,6 +31,7 @@ type serverSlot struct {
 
 	backoff int64
 	heard   int64  // when the client last sent something for an incomplete request
+	came    int64  // the request came after that, where asked
 	sent    uint64 // Engine.flushes when the slot last put something into Tx
 	seq     uint32 // newest request accepted
 	skip    uint32 // requests up to here are over, or were cancelled before they came
@@ -44,8 +45,10 @@ type serverSlot struct {
 	respKind  Kind
 	respCode  Code
 	rxHeld    bool
-	large     bool // the request was pulled
-	cancelled bool // the client gave the request up while it was read
+	large     bool  // the request was pulled
+	asked     bool  // the answer is to say how long we had the request
+	hold      uint8 // what it says; 0 = not answered yet
+	cancelled bool  // the client gave the request up while it was read
 }
 
 // fromClient takes a datagram of the client.
@@ -193,6 +196,9 @@ func (sl *serverSlot) begin(h *Header) {
 	sl.releaseResponse()
 	sl.state = serverIdle
 	sl.seq, sl.skip, sl.typ = h.Seq, h.Seq, h.Type
+	if sl.asked = h.Hold != 0; sl.asked {
+		sl.came, sl.hold = sl.s.e.arrived, 0
+	}
 }
 
 // readDone tells the outcome of the READ of the request.
@@ -404,12 +410,15 @@ func (sl *serverSlot) sendResponse() {
 	if sl.respKind == KindError {
 		typ = uint8(sl.respCode)
 	}
-	sl.sent = s.e.flushes
 	if sl.respKind == KindResponsePart {
-		sl.ref = s.pushParts(KindResponsePart, typ, sl.index, sl.seq, sl.resp, everyPart, sl.ref)
+		sl.sendParts(everyPart)
 		return
 	}
+	sl.sent = s.e.flushes
 	tx := s.e.push(s, sl.respKind, typ, sl.index, sl.seq)
+	if sl.asked {
+		sl.tell(1)
+	}
 	if sl.respKind == KindLargeResponse {
 		s.e.control(tx, sl.resp, sl.ref)
 		return

@@ -32,6 +32,7 @@ type Session struct {
 	rttvar   int64
 	rto      int64
 	active   int // client slots in use
+	flow     *flow
 
 	server []serverSlot // of a server
 	broken bool         // of a server: READs from the client wait for a new connection
@@ -64,6 +65,9 @@ func (e *Engine) NewSession(client bool, token uint32) *Session {
 		}
 		s.freeMask = 1<<e.cfg.Window - 1
 		s.waiting.fire = s.backlogExpired
+		if e.cfg.Congestion != nil {
+			s.flow = newFlow(s, e.cfg.Congestion)
+		}
 	} else {
 		s.server = make([]serverSlot, e.cfg.Window)
 		for i := range s.server {
@@ -133,6 +137,9 @@ func (s *Session) Fail(now int64, err error) {
 	e.free = append(e.free, s.index)
 	if s.client {
 		e.wheel.stop(&s.waiting)
+		if s.flow != nil {
+			s.flow.stop()
+		}
 		for c := s.backlog.pop(); c != nil; c = s.backlog.pop() {
 			e.endCall(c, err)
 		}

@@ -29,6 +29,7 @@ type simConfig struct {
 	blocking               bool    // some handlers wait for calls of their own
 	slowHandlers           int64   // deferred replies take up to this long, ns
 	credits                int     // receive buffers of a session, per slot; 0: any number, and ring is what there is
+	congestion             int     // control of it, see controlOf
 }
 
 // sim runs engines against each other in virtual time. Everything random comes
@@ -140,6 +141,7 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 			c.InitialRTO, c.MinRTO = 20*ms, 10*ms
 			c.CancelGrace = 300 * ms
 			c.Window = window
+			c.Congestion = s.controlOf(cfg.congestion)
 			if cfg.patient {
 				c.InitialRTO, c.MinRTO, c.MaxRTO = 2_000*ms, 2_000*ms, 4_000*ms
 			}
@@ -307,6 +309,7 @@ func (n *simNode) poll() {
 		return
 	}
 	now := s.now
+	n.e.Woke(now)
 	submit := n.submit
 	n.submit = nil
 	for _, fn := range submit {
@@ -368,6 +371,9 @@ func scribble(b []byte) {
 // queue full and takes completions meanwhile, as the transport does.
 func (n *simNode) post(now int64) {
 	s := n.s
+	if n.e.Unstamped() {
+		n.e.Stamp(now)
+	}
 	for i := 0; i < len(n.e.Tx); i++ {
 		if s.chance(0.05) {
 			n.completions(now)

@@ -1,10 +1,12 @@
 package engine
 
-// wheelSlots buckets of wheelTick nanoseconds each. A timer further away than
-// the wheel is long goes round.
+// wheelSlots buckets of one tick each. A timer further away than the wheel is
+// long goes round. A tick has wheelTick nanoseconds; in the fine wheel, for
+// pacing, fineTick, with which the division of each is one by a constant.
 const (
 	wheelSlots = 256
 	wheelTick  = 1_000_000
+	fineTick   = 1024
 )
 
 // timer is an intrusive entry of the wheel. Timers are lazy: moving `when`
@@ -22,10 +24,28 @@ type wheel struct {
 	due     timer             // list head: timers about to fire
 	tick    int64             // ticks up to here have fired
 	count   int
+	fine    bool
 }
 
-func (w *wheel) init(now int64) {
-	w.tick = now / wheelTick
+// ticks returns the tick that t is in.
+func (w *wheel) ticks(t int64) int64 {
+	if w.fine {
+		return t / fineTick
+	}
+	return t / wheelTick
+}
+
+// time returns when a tick begins.
+func (w *wheel) time(tick int64) int64 {
+	if w.fine {
+		return tick * fineTick
+	}
+	return tick * wheelTick
+}
+
+func (w *wheel) init(now int64, fine bool) {
+	w.fine = fine
+	w.tick = w.ticks(now)
 	for i := range w.buckets {
 		h := &w.buckets[i]
 		h.next, h.prev = h, h
@@ -37,8 +57,8 @@ func (w *wheel) init(now int64) {
 // only where it has to fire earlier.
 func (w *wheel) set(t *timer, when int64) {
 	t.when = when
-	at := when / wheelTick
-	if when%wheelTick != 0 { // rounding up by adding first would overflow
+	at := w.ticks(when)
+	if w.time(at) < when { // rounding up by adding first would overflow
 		at++
 	}
 	if at <= w.tick {
@@ -80,7 +100,11 @@ func (w *wheel) stop(t *timer) {
 // has not got to yet, so that a callback that waits for something does not hold
 // up the timer which that depends on.
 func (w *wheel) advance(now int64) {
-	to := now / wheelTick
+	to := w.ticks(now)
+	if w.count == 0 {
+		w.tick = max(w.tick, to)
+		return
+	}
 	if to-w.tick > wheelSlots { // more than a whole turn: every bucket once
 		w.tick = to
 		for i := range w.buckets {
@@ -128,7 +152,7 @@ func (w *wheel) next() (int64, bool) {
 		return 0, false
 	}
 	if w.due.next != &w.due {
-		return w.tick * wheelTick, true
+		return w.time(w.tick), true
 	}
 	best := int64(1<<63 - 1)
 	for i := int64(1); i <= wheelSlots; i++ {
@@ -140,5 +164,5 @@ func (w *wheel) next() (int64, bool) {
 			break
 		}
 	}
-	return best * wheelTick, true
+	return w.time(best), true
 }

@@ -13,7 +13,8 @@ func TestWheelAgainstModel(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		now := r.Int64N(5000 * ms)
 		var w wheel
-		w.init(now)
+		w.init(now, seed%2 == 1)
+		wheelTick := w.time(1)
 		timers := make([]timer, 40)
 		due := make([]int64, len(timers))   // 0 = not set
 		limit := make([]int64, len(timers)) // fires before
@@ -96,7 +97,7 @@ func TestWheelFiresWithinOneTick(t *testing.T) {
 	for _, start := range []int64{0, 1, wheelTick - 1, wheelTick, 12345 * wheelTick / 7} {
 		for _, d := range []int64{1, wheelTick / 2, wheelTick, 3*wheelTick + 1, (wheelSlots - 1) * wheelTick, wheelSlots * wheelTick, (3*wheelSlots + 5) * wheelTick} {
 			var w wheel
-			w.init(start)
+			w.init(start, false)
 			fired := int64(0)
 			tm := timer{fire: func(now int64) { fired = now }}
 			w.set(&tm, start+d)
@@ -116,7 +117,7 @@ func TestWheelFiresWithinOneTick(t *testing.T) {
 
 func TestWheelTakesTheLatestTimes(t *testing.T) {
 	var w wheel
-	w.init(0)
+	w.init(0, false)
 	tm := timer{fire: func(int64) { t.Error("fired") }}
 	w.set(&tm, math.MaxInt64)
 	if tm.at < 1<<40 {
@@ -131,7 +132,7 @@ func TestWheelTakesTheLatestTimes(t *testing.T) {
 // must not wait for ever, not even for one that is due together with it.
 func TestWheelAdvancesWithinACallback(t *testing.T) {
 	var w wheel
-	w.init(0)
+	w.init(0, false)
 	var order []string
 	same := timer{fire: func(int64) { order = append(order, "same") }}
 	later := timer{fire: func(int64) { order = append(order, "later") }}

@@ -193,6 +193,9 @@ func (t *Transport) fillRing() error {
 	return nil
 }
 
+// Burst returns how many datagrams Poll receives at once at most.
+func (t *Transport) Burst() int { return len(t.rx) }
+
 // MaxSmall returns the payload bytes that fit behind the engine's header.
 func (t *Transport) MaxSmall() int { return t.cfg.MTU.Bytes() - engine.HeaderBytes }
 
@@ -282,10 +285,16 @@ func (t *Transport) pollSend(e *engine.Engine, now int64) (int, error) {
 
 // Flush posts everything that the engine wants posted, until it wants no more,
 // and gives receive buffers back. It reports an error if the UD QP is broken.
-func (t *Transport) Flush(e *engine.Engine, now int64) error {
+//
+// clock is asked for the time at most once per burst, and only where a datagram
+// of it wants to know.
+func (t *Transport) Flush(e *engine.Engine, now int64, clock func() int64) error {
 	// Callbacks of ended calls may start new ones: a few rounds are enough,
 	// what is left waits for the next Flush.
 	for range 4 {
+		if e.Unstamped() {
+			e.Stamp(clock())
+		}
 		if len(e.Tx) > 0 {
 			if err := t.postTx(e, now); err != nil {
 				return err
