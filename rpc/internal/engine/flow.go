@@ -19,6 +19,7 @@ type flow struct {
 	gap   int64  // between two turns, ns; 0 = not paced
 	last  int64  // the last turn was due then
 	cost  int64  // datagrams that went since, each of which takes a gap
+	waits bool   // somebody has waited for the turn
 	again uint64 // slots that wait to send once more
 	turn  timer  // in Engine.pace
 	heard int64  // when something came from the server last
@@ -68,14 +69,18 @@ func (f *flow) pump() bool {
 		if f.gap != 0 {
 			due := f.last + min(f.gap*f.cost, maxGap)
 			if e.now < due && e.now >= f.last {
+				f.waits = true
 				e.pace.set(&f.turn, due)
 				return false
 			}
-			// Turns that come late, since the loop does, are made up for: one.
-			f.last = max(due, e.now-f.gap)
-			if e.now < f.last { // the clock was set back
-				f.last = e.now
+			// A turn that was waited for and comes late, since the loop does, is
+			// made up for.
+			last := f.last
+			f.last = e.now
+			if f.waits && e.now >= last {
+				f.last = max(due, e.now-f.gap)
 			}
+			f.waits = false
 			f.cost = 0
 		}
 		e.Stats.Paced++

@@ -429,3 +429,49 @@ func (p *pair) one(ep *endpoint) []packet {
 	}
 	return ps
 }
+
+// A request of several datagrams takes as many turns, and is measured from its
+// last datagram at the server to the first one of the answer.
+func TestRequestInPartsTakesATurnEach(t *testing.T) {
+	const parts = 3
+	ctl := &script{gap: 100 * time.Microsecond}
+	p := newPairOfParts(t, parts, func(cfg *Config) { cfg.Congestion = ctl })
+	p.s.e.Handle(1, echo)
+	p.exchange(1, us)
+	p.spin(ms)
+	long, next := p.call(1, parts*testPart, parts*testPart), p.call(1, 32, 32)
+	reqs := p.postNow(p.c)
+	for i, q := range reqs {
+		if q.header().Kind != KindRequestPart || q.data[3] != 1 {
+			t.Errorf("datagram %d is %v, with %d in byte 3", i, q, q.data[3])
+		}
+		p.spin(50 * us)
+		p.to(p.s, q)
+		p.spin(0)
+	}
+	p.spin(parts*100*us - parts*50*us - 5*us)
+	if n := len(p.postNow(p.c)); n != 0 {
+		t.Errorf("%d datagrams went ahead of their turn", n)
+	}
+	p.spin(10 * us)
+	then := p.postNow(p.c)
+	if len(then) != 1 {
+		t.Errorf("%d datagrams went when it was their turn", len(then))
+	}
+	p.to(p.s, then...)
+	resps := p.s.sent()
+	for i, q := range resps[:parts] {
+		if q.header().Kind != KindResponsePart || q.data[3] == 0 {
+			t.Errorf("answer %d is %v, with %d in byte 3", i, q, q.data[3])
+		}
+	}
+	p.to(p.c, resps...)
+	p.c.txDone()
+	p.wantEcho(long)
+	p.want(next, nil)
+	// The answer was posted 155 us after the last part came, by the test's doing.
+	if got := int64(ctl.samples[1].Delay); got < 150*us || got > 310*us {
+		t.Errorf("delay of the long request: %d", got)
+	}
+	p.finish()
+}

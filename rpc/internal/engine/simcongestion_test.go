@@ -54,7 +54,7 @@ func TestSimulatedCongestionControl(t *testing.T) {
 			loss: bad(0.1), dup: bad(0.1), late: bad(0.1), readFails: bad(0.05),
 			abort: bad(0.1), deadline: bad(0.1), churn: bad(0.02),
 			slowHandlers: int64(1+r.IntN(40)) * ms, death: r.IntN(4) == 0, blocking: r.IntN(2) == 0,
-			congestion: 1 + r.IntN(2),
+			congestion: 1 + r.IntN(2), credits: r.IntN(6),
 		}
 	}, func(s *sim) {
 		for _, n := range s.nodes {
