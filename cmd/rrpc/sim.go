@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,6 +35,8 @@ const (
 const (
 	// killGrace is how long the program may take to end after it was asked to.
 	killGrace = 5 * time.Second
+	// minProcs is how many of rrpc's threads may run Go code at once, at least.
+	minProcs = 4
 	// manyInterrupts is how often a terminal's interrupt is left to the program
 	// alone.
 	manyInterrupts = 3
@@ -120,6 +123,9 @@ func sim(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err != nil {
 		return err
 	}
+	// Threads that answer and poll are in system calls most of the time; they shall
+	// not wait for each other when they come back.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), minProcs))
 	exit, err := runGuest(ctx, &f, s.devs, flags.Args(), stdin, stdout, stderr)
 	if err := errors.Join(err, s.close()); err != nil {
 		return &exitError{guestStatus(err), err}

@@ -95,7 +95,7 @@ func (h *herd) killAll() {
 			unix.Kill(pid, unix.SIGKILL)
 		}
 		h.collect()
-		nanosleep(longPause)
+		nanosleep(longestPause)
 	}
 }
 
