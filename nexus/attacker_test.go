@@ -454,7 +454,7 @@ func TestKeyPingsLedElsewhereDoNotEndConnections(t *testing.T) {
 			if len(d.all())+len(s.ended()) != 0 || resets < 100 {
 				t.Errorf("%v %v, %d Resets", d.all(), s.ended(), resets)
 			}
-			if n := m.sent[kindPing]; n > 2*240+2 {
+			if n := m.sent[kindPing]; n > 2*int(time.Minute/defaultInterval)+2 {
 				t.Errorf("%d Pings in a minute", n)
 			}
 		})

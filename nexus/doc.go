@@ -49,8 +49,9 @@
 //
 // However many connections there are to a process, it is one [Peer] with one
 // stream of Pings, which flows only while there is a connection and while the
-// data path has not heard from the peer anyway ([Peer.Touch]). A peer not heard
-// of for the timeout is dead: its connections go down with [ErrPeerDead]. Pings
+// data path has not heard from the peer anyway ([Peer.Touch]). A peer that leaves
+// one without an answer gets more of them, and one that is not heard of for the
+// timeout, 500 ms, is dead: its connections go down with [ErrPeerDead]. Pings
 // also name the connections, a few at a time, so that one whose other half is
 // gone (given up, or ended with its Disconnects lost) ends too.
 //

@@ -46,6 +46,7 @@ type memConn struct {
 	in   chan packet
 	done chan struct{}
 	once sync.Once
+	dead bool // nothing comes and nothing goes; guarded by net.mu
 }
 
 func (m *memNet) listen(addr string) *memConn {
@@ -82,6 +83,9 @@ func (c *memConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	m := c.net
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if c.dead {
+		return len(b), nil
+	}
 	if len(b) > 5 {
 		m.sent[kind(b[5])]++
 	}
@@ -112,6 +116,16 @@ func (c *memConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 		})
 	}
 	return len(b), nil
+}
+
+// kill takes c off the network, whose user need not notice.
+func (c *memConn) kill() {
+	c.net.mu.Lock()
+	defer c.net.mu.Unlock()
+	c.dead = true
+	if c.net.ports[c.addr] == c {
+		delete(c.net.ports, c.addr)
+	}
 }
 
 func (c *memConn) LocalAddr() net.Addr { return net.UDPAddrFromAddrPort(c.addr) }

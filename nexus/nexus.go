@@ -30,7 +30,8 @@ type Nexus struct {
 	addr        addrPort
 	incarnation uint64
 	log         *slog.Logger
-	interval    time.Duration
+	interval    time.Duration // between Pings to a peer that answers
+	urgent      time.Duration // to one that has not answered the last
 	timeout     time.Duration
 	retryFirst  time.Duration
 	retryMax    time.Duration
@@ -53,6 +54,7 @@ type Nexus struct {
 	senders   map[uint64]*sender // with a key, by incarnation
 	idle      []*sender          // without Peers, about the oldest first
 	lastTick  time.Time
+	period    time.Duration // until the next tick
 	accepting int
 	closing   bool
 	accepted  chan struct{} // while closing: closed when no Accept runs
@@ -106,6 +108,8 @@ func New(uri string, opts ...Option) (*Nexus, error) {
 	for _, o := range opts {
 		o(n)
 	}
+	n.urgent = max(min(n.interval, n.timeout/urgentPings), time.Millisecond)
+	n.period = n.interval
 	host, port, err := splitURI(uri)
 	if err == nil && n.wantKey {
 		n.key, err = newKey(n.secret, n.incarnation)
@@ -383,7 +387,7 @@ func (n *Nexus) timerLoop() {
 		next := due
 		switch {
 		case len(n.peers) > 0:
-			if tick := now.Add(n.interval); due.IsZero() || due.After(tick) {
+			if tick := now.Add(n.period); due.IsZero() || due.After(tick) {
 				next = tick
 				n.lastTick = now
 			}

@@ -12,11 +12,13 @@ import (
 const (
 	// A dead peer holds its sessions' memory and blocks callers until their own
 	// deadlines, so it should be noticed soon; but a false alarm breaks working
-	// sessions. eRPC takes 500 ms, with a dedicated thread on a quiet core. Go
-	// programs on small shared machines stall for a second now and then (a race
-	// build, a CI runner with two cores), so ours is 3 s: twelve Pings in a row.
-	defaultInterval = 250 * time.Millisecond
-	defaultDeadline = 3 * time.Second
+	// sessions. Half a second is enough because a peer that leaves one Ping without
+	// an answer is asked urgentPings times within the timeout, because the answers
+	// come from a goroutine that does nothing else, and because time in which this
+	// process itself did not run does not count.
+	defaultInterval = 100 * time.Millisecond
+	defaultDeadline = 500 * time.Millisecond
+	urgentPings     = 20
 
 	// Data centre round trips are well below the first; the last bounds the load
 	// on a server that is starting up with thousands of clients waiting.
@@ -82,8 +84,11 @@ func WithKey(secret []byte) Option {
 func WithConn(c PacketConn) Option { return func(n *Nexus) { n.conn = c } }
 
 // WithHeartbeat sets how often a silent peer is pinged, and after how long a
-// silence it is declared dead: by default 250 ms and 3 s. The timeout should be
-// several intervals.
+// silence it is declared dead: by default 100 ms and 500 ms. A peer that leaves a
+// Ping without an answer is pinged every twentieth of the timeout, if that is more
+// often. Where processes may be stopped for longer and should live on (machines
+// that are suspended, moved or overcommitted, debuggers), the timeout should be
+// seconds.
 func WithHeartbeat(interval, timeout time.Duration) Option {
 	return func(n *Nexus) {
 		if interval > 0 {

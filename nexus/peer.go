@@ -24,7 +24,9 @@ type Peer struct {
 	turn  int        // role whose connections the next Ping names
 	heard time.Time  // when the peer was last known to be alive
 	quiet int        // ticks without a Ping because data flowed
-	pings [8]uint64  // random numbers of the latest Pings
+	due   time.Time  // of the next Ping
+	mute  bool       // it has answered nothing since the last Ping of a tick
+	pings [32]uint64 // random numbers of the latest Pings
 	sent  int        // Pings so far
 	doubt time.Time  // not zero: since when it is said to have restarted
 }
@@ -169,7 +171,7 @@ func (n *Nexus) onPong(m *message, out *actions) {
 		n.stats.Stale++
 		return
 	}
-	p.heard, p.doubt = time.Now(), time.Time{}
+	p.heard, p.doubt, p.mute = time.Now(), time.Time{}, false
 	for id := range m.ids {
 		var c *Conn
 		if m.acceptor {
@@ -215,20 +217,30 @@ func (n *Nexus) peerDown(p *Peer, err error, out *actions) {
 
 // tick pings the silent peers and buries the dead ones.
 func (n *Nexus) tick(now time.Time, out *actions) {
-	// If this process itself was stopped or starved, its peers are not to blame.
-	stall := max(0, now.Sub(n.lastTick)-2*n.interval)
+	// If this process itself was stopped or starved, its peers are not to blame,
+	// and their answers may wait to be read: of the time since the last tick, no
+	// more counts than was planned.
+	stall := now.Sub(n.lastTick) - n.period
+	if stall < n.period {
+		stall = 0
+	}
 	n.lastTick = now
+	n.period = n.interval
 	for _, p := range n.peers {
 		p.heard = p.heard.Add(stall)
 		if p.heard.After(now) {
 			p.heard = now
 		}
 		if len(p.conns[roleClient])+len(p.conns[roleServer]) == 0 {
-			p.heard, p.doubt = now, time.Time{} // only being accepted: nothing to lose yet
+			p.heard, p.doubt, p.mute = now, time.Time{}, false // only being accepted: nothing to lose yet
 			continue
 		}
+		if p.due.Sub(now) > n.urgent/2 { // this tick is for others
+			continue
+		}
+		p.due = now.Add(n.interval)
 		if p.touched.Swap(false) {
-			p.heard, p.doubt = now, time.Time{}
+			p.heard, p.doubt, p.mute = now, time.Time{}, false
 			if p.quiet++; p.quiet < quietTicks {
 				continue
 			}
@@ -245,6 +257,11 @@ func (n *Nexus) tick(now time.Time, out *actions) {
 				continue
 			}
 		}
+		if p.mute {
+			p.due = now.Add(n.urgent)
+			n.period = n.urgent
+		}
+		p.mute = true
 		n.ping(p, out)
 	}
 }

@@ -26,7 +26,12 @@ func TestDeadPeerIsNoticedInTime(t *testing.T) {
 		}
 		m.set(func() { m.loss = 1 })
 		cut := time.Now()
+		asked := m.count(kindPing)
 		time.Sleep(defaultDeadline + 2*defaultInterval)
+		// Neither side gave up after a Ping or two that may have been lost.
+		if n := m.count(kindPing) - asked; n < 2*urgentPings/2 || n > 2*urgentPings {
+			t.Errorf("%d Pings to silent peers", n)
+		}
 		for name, errs := range map[string][]error{"client": d.all(), "server": s.ended()} {
 			if len(errs) != 3 || !errors.Is(errs[0], ErrPeerDead) {
 				t.Errorf("%s: %v", name, errs)
@@ -63,6 +68,43 @@ func TestLossyNetworkDoesNotKillPeers(t *testing.T) {
 	})
 }
 
+// A peer that answers slowly but surely is pinged often, and lives; the others are
+// pinged as ever.
+func TestUrgentPingsAreForTheSilent(t *testing.T) {
+	virtual(t, func(t *testing.T, m *memNet) {
+		third := "10.0.0.3:3000"
+		a, b, c := start(t, m, addrA), start(t, m, addrB), start(t, m, third)
+		serve(t, b, 7)
+		serve(t, c, 7)
+		var d downs
+		connect(t, a, addrB, 7, &d)
+		connect(t, a, third, 7, &d)
+		lost := map[netip.AddrPort]int{}
+		m.set(func() {
+			m.filter = func(from, to netip.AddrPort, p []byte) bool {
+				if kind(p[5]) != kindPing || from != a.Addr() {
+					return true
+				}
+				lost[to]++
+				return to != b.Addr() || lost[to]%10 == 0
+			}
+		})
+		time.Sleep(time.Minute)
+		m.set(func() {
+			if len(d.all()) != 0 {
+				t.Error(d.all())
+			}
+			normal := int(time.Minute / defaultInterval)
+			if n := lost[b.Addr()]; n < 2*normal || n > normal*int(defaultInterval/a.urgent) {
+				t.Errorf("%d Pings to the silent", n)
+			}
+			if n := lost[c.Addr()]; n > normal+1 {
+				t.Errorf("%d Pings to the other", n)
+			}
+		})
+	})
+}
+
 func TestTouchReplacesPingsAndItsEndIsNoticed(t *testing.T) {
 	virtual(t, func(t *testing.T, m *memNet) {
 		a, b := start(t, m, addrA), start(t, m, addrB)
@@ -77,13 +119,13 @@ func TestTouchReplacesPingsAndItsEndIsNoticed(t *testing.T) {
 		for time.Now().Before(stop) {
 			c.Peer().Touch()
 			s.conns[0].Peer().Touch()
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(defaultInterval / 2)
 		}
 		if len(d.all())+len(s.ended()) != 0 {
 			t.Fatalf("down while data flows: %v %v", d.all(), s.ended())
 		}
-		// 240 intervals on each side.
-		if n := m.count(kindPing); n < 2*240/quietTicks-2 || n > 2*240/quietTicks+2 {
+		const intervals = int(time.Minute / defaultInterval) // on each side
+		if n := m.count(kindPing); n < 2*intervals/quietTicks-2 || n > 2*intervals/quietTicks+2 {
 			t.Errorf("%d Pings while data flows", n)
 		}
 		time.Sleep(defaultDeadline + 2*defaultInterval)
@@ -115,14 +157,15 @@ func (m *memNet) restartNoticed() time.Duration {
 	return 0
 }
 
-// crash ends a Nexus without a word to its peers.
+// crash ends a Nexus at once, without a word to its peers.
 func crash(t *testing.T, m *memNet, n *Nexus) {
 	t.Helper()
-	m.set(func() { m.loss = 1 })
-	if err := n.Close(); err != nil {
-		t.Error(err)
-	}
-	m.set(func() { m.loss = 0 })
+	n.conn.(*memConn).kill()
+	go func() {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 }
 
 func TestRestartedServerIsNoticedAtTheNextHeartbeat(t *testing.T) {
@@ -189,7 +232,7 @@ func TestManyConnectionsShareOnePeer(t *testing.T) {
 		}
 		before := m.count(kindPing)
 		time.Sleep(10 * time.Second)
-		if n := m.count(kindPing) - before; n != 2*40 {
+		if n := m.count(kindPing) - before; n != 2*int(10*time.Second/defaultInterval) {
 			t.Errorf("%d Pings in 10 s", n)
 		}
 		if len(d.all())+len(s.ended()) != 0 {
@@ -272,7 +315,9 @@ func TestOwnStallIsNotHeldAgainstPeers(t *testing.T) {
 		connect(t, a, addrB, 7, &d)
 		var out actions
 		a.mu.Lock()
-		a.tick(time.Now().Add(10*defaultDeadline), &out) // the tick came that late
+		for i := range 10 {
+			a.tick(time.Now().Add(time.Duration(i+1)*10*defaultDeadline), &out) // each came that late
+		}
 		a.mu.Unlock()
 		out.run(a)
 		if len(d.all()) != 0 {

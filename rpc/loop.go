@@ -296,7 +296,7 @@ func (ep *Endpoint) stopped() bool { return ep.stop.Load() }
 
 // touchEvery is how often the session manager is told which peers were heard,
 // so that it need not ping them.
-const touchEvery = 100 * time.Millisecond
+const touchEvery = 40 * time.Millisecond
 
 // collectEvery is how often a loop that goes to sleep lets its pools give
 // memory back.

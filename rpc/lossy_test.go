@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
 	"github.com/rrppcc-go/rrppcc/msgbuf"
@@ -32,7 +33,7 @@ func lossyEndpoint(t *testing.T, id uint16, seed uint64) (*Endpoint, *mlx5sim.De
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { verbs.Close() })
-	nx, err := nexus.New("127.0.0.1:0")
+	nx, err := nexus.New("127.0.0.1:0", nexus.WithHeartbeat(0, 5*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,8 @@ func hello(ctx context.Context, args []string, stdin io.Reader, stdout, stderr i
 
 // nexus opens session management at uri, with the key if there is one.
 func (f *helloFlags) nexus(uri string, log *slog.Logger) (*nexus.Nexus, error) {
-	opts := []nexus.Option{nexus.WithLogger(log)}
+	// A demonstration runs where much else does, and emulated machines stall.
+	opts := []nexus.Option{nexus.WithLogger(log), nexus.WithHeartbeat(0, 3*time.Second)}
 	if f.keyFile != "" {
 		secret, err := os.ReadFile(f.keyFile)
 		if err != nil {

@@ -1,6 +1,7 @@
 package rpctest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -50,7 +51,9 @@ type ProcessConfig struct {
 	// Rebind is how long to try for the port of a process that has just died: the
 	// kernel may hold a killed process's sockets for a moment after it was reaped.
 	Rebind time.Duration
-	// Heartbeat and DeadAfter are the session manager's, 0 its defaults.
+	// Heartbeat and DeadAfter are the session manager's; 0 is its default
+	// heartbeat, and death after 5 s: tests that are not about deaths share
+	// machines with others, and must not see any.
 	Heartbeat, DeadAfter time.Duration
 }
 
@@ -93,7 +96,7 @@ func (p *Process) listen(uri string, cfg ProcessConfig) error {
 		return err
 	}
 	p.conn = &mortalConn{UDPConn: sock, closed: make(chan struct{})}
-	p.Nexus, err = nexus.New(uri, nexus.WithConn(p.conn), nexus.WithHeartbeat(cfg.Heartbeat, cfg.DeadAfter))
+	p.Nexus, err = nexus.New(uri, nexus.WithConn(p.conn), nexus.WithHeartbeat(cfg.Heartbeat, cmp.Or(cfg.DeadAfter, 5*time.Second)))
 	if err != nil {
 		p.conn.Close()
 	}

@@ -1,12 +1,14 @@
 package rpctest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
 	"time"
 
+	"github.com/rrppcc-go/rrppcc/msgbuf"
 	"github.com/rrppcc-go/rrppcc/rpc"
 )
 
@@ -74,6 +76,71 @@ var deathTests = []test{
 			e.Errorf("the old session ended with %v", old.Err())
 		}
 		e.expect(s, ep, TypeReverse, data, reversed(data))
+	}},
+	{"LinkComesBack", nil, func(e *env) {
+		// Whether the server dies or says goodbye, and also before it was ever
+		// there: the link has a session again as soon as there is a server.
+		home := e.server(ServerConfig{ProcessConfig: reborn()})
+		at := mortal
+		at.URI, at.Rebind = home.URI(), 10*time.Second
+		e.must(home.Close())
+		ep := e.endpoint(e.process(mortal), 1)
+		l := ep.Link(at.URI, 1)
+		data := random(20_000, 1)
+		for round := range 4 {
+			srv := e.server(ServerConfig{ProcessConfig: at})
+			req, resp := e.data(ep, data), e.buf(ep, len(data))
+			e.must(l.Call(e.ctx, TypeReverse, req, resp)) // nobody runs the loop but this
+			e.same(resp.Bytes(), reversed(data))
+			s, err := l.Ready(e.ctx)
+			e.must(err)
+			if s != l.Session() || l.Ups() != round+1 {
+				e.Errorf("round %d: %d sessions were up", round, l.Ups())
+			}
+			held := e.hold(s, ep, 16, 0, 2)
+			e.held(s, ep, 2)
+			if round%2 == 0 {
+				e.must(srv.Kill())
+				e.fails(held[0], rpc.ErrPeerDead)
+			} else {
+				e.must(srv.Close())
+				e.fails(held[0], rpc.ErrSessionClosed)
+			}
+			e.wait(held[1])
+			ctx, cancel := context.WithTimeout(e.ctx, 20*time.Millisecond)
+			if s, err := l.Ready(ctx); !errors.Is(err, context.DeadlineExceeded) && (err == nil) != (s != nil) {
+				e.Errorf("Ready without a server: %v", err)
+			}
+			cancel()
+		}
+		e.must(l.Close())
+		if _, err := l.Ready(e.ctx); !errors.Is(err, rpc.ErrClosed) {
+			e.Errorf("Ready after Close: %v", err)
+		}
+		if err := l.Call(e.ctx, TypeEcho, msgbuf.Buf{}, msgbuf.Buf{}); !errors.Is(err, rpc.ErrClosed) {
+			e.Errorf("Call after Close: %v", err)
+		}
+		e.must(l.Close())
+	}},
+	{"LinkEndsWithItsEndpoint", nil, func(e *env) {
+		srv := e.server(ServerConfig{})
+		ep := e.client()
+		up, waiting := ep.Link(srv.URI(), 1), ep.Link(srv.URI(), 99)
+		e.run(ep)
+		_, err := up.Ready(e.ctx)
+		e.must(err)
+		errs := make(chan error, 1)
+		go func() {
+			_, err := waiting.Ready(e.ctx)
+			errs <- err
+		}()
+		e.must(ep.Close())
+		if err := <-errs; !errors.Is(err, rpc.ErrClosed) {
+			e.Errorf("Ready while the endpoint closes: %v", err)
+		}
+		for _, l := range []*rpc.Link{up, waiting} {
+			e.must(l.Close())
+		}
 	}},
 	{"DeadClientLeavesNothingAtTheServer", nil, func(e *env) {
 		srv := e.server(ServerConfig{ProcessConfig: mortal, RingDepth: 64})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"time"
 
 	_ "github.com/rrppcc-go/rrppcc/mlx5" // its provider
 	"github.com/rrppcc-go/rrppcc/msgbuf"
@@ -116,7 +117,7 @@ func newProcess(device string) (p *process, err error) {
 	if p.ctx, err = dev.Open(); err != nil {
 		return nil, err
 	}
-	if p.nx, err = nexus.New("127.0.0.1:0"); err != nil {
+	if p.nx, err = nexus.New("127.0.0.1:0", nexus.WithHeartbeat(0, 5*time.Second)); err != nil {
 		return nil, err
 	}
 	p.ep, err = rpc.NewEndpoint(p.nx, 1, p.ctx)
