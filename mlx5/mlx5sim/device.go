@@ -231,6 +231,7 @@ func (d *Device) Open() (kernel.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.watched = true
 	return f, nil
 }
 
@@ -266,6 +267,7 @@ func (d *Device) Close() error {
 	}
 	l := d.link
 	d.wire.stop()
+	d.errors.stop()
 	d.out.stop()
 	d.in.stop()
 	d.fab.mu.Unlock()

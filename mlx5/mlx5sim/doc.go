@@ -65,7 +65,8 @@
 //   - Rights: keys, bounds, access flags and PDs of MRs and windows, of an SRQ its
 //     own PD, QKeys, the QP state machine with SQD and its SQ_DRAINED.
 //   - Errors: retries and RNR retries with their budgets and timers, syndromes,
-//     flushing in order, and the async events of QPs, CQs, SRQs (limit, error, last
+//     flushing in order, also of receives that are posted in ERR (within 100 µs
+//     to 100 ms: no doorbell tells of them), and the async events of QPs, CQs, SRQs (limit, error, last
 //     WQE reached) and of the port ([Device.SetPortDown], [Device.SetPortUp]).
 //   - Commands: the ioctl methods that libmlx5 uses, and the write-style commands
 //     through INVOKE_WRITE that have no method: REREG_MR, RESIZE_CQ, ALLOC_MW,

@@ -1,10 +1,10 @@
 package mlx5sim
 
 // In ERR every work request completes with WR_FLUSH_ERR, in order, signaled or
-// not. Hardware also flushes what is posted later. A send is flushed when its
-// doorbell rings. A receive rings none: it is flushed at the QP's next doorbell,
-// when its CQ is armed, or when a packet comes in for the QP, whichever is first.
-// A program that posts to a dead QP and then only polls sees nothing.
+// not. So does what is posted later: a send when its doorbell rings, and a
+// receive, which rings none, when somebody looks at the QP: a doorbell, the arming
+// of its CQ, a packet, or errWatch. (The program of another process has its
+// doorbell records looked at anyway; see Foreign.Poll.)
 
 // toError moves the QP to ERR by the device's own doing, and flushes it.
 func (q *qp) toError() {
@@ -45,6 +45,12 @@ func (q *qp) countErr(n int) {
 	q.recvCQ.eng.errQPs += n
 	if fo := q.file.foreign; fo != nil {
 		fo.errQPs.Add(int32(n))
+	} else if q.file.watched && q.rq.size > 0 {
+		if w := &q.file.dev.errors; n > 0 {
+			w.add(q.file.dev, q)
+		} else {
+			w.remove(q)
+		}
 	}
 }
 

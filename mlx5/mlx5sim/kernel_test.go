@@ -48,7 +48,7 @@ func openUser(t testing.TB, d *Device, bytes int) *user {
 		t.Fatal(err)
 	}
 	u := &user{t: t, d: d, f: kf.(*file), arena: &arenaDMA{base: userBase, mem: make([]byte, bytes)}, top: userBase}
-	u.f.dma = u.arena
+	u.f.dma, u.f.watched = u.arena, false // nobody but the test may look at its memory
 	t.Cleanup(func() { u.f.Close() })
 	return u
 }

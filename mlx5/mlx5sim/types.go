@@ -41,6 +41,7 @@ type Device struct {
 	mws    map[uint32]*mw // by index: the key without its variant
 	srqs   map[uint32]*srq
 	down   bool // the port
+	errors errWatch
 	stats  Stats
 
 	out, in  *impairment // faults of the link; nil: none
@@ -64,6 +65,7 @@ type file struct {
 	dev     *Device
 	dma     DMA
 	foreign *Foreign // nil: the program is this process
+	watched bool     // errWatch looks after its QPs in ERR
 
 	// Guarded by dev.fab.mu.
 	closed  bool

@@ -74,7 +74,6 @@ func simBackend(name string, open func() (*Pair, error)) Backend {
 			Multicast: "mlx5sim models no groups",
 		},
 		Deviations: []Deviation{
-			{RuleRecvAfterErr, flushedByArm, "posting a receive rings no doorbell: the simulator looks when something else calls it"},
 			{RuleHopLimit, asAsked, "there are no routes in the simulator; a kernel takes the hop limit from the route"},
 			{RuleBoundRegion, accepted, "the simulator lets the region go, and the window grants nothing from then on"},
 			{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"},
