@@ -65,32 +65,14 @@ func (c *call) getContext() error {
 	}
 
 	cqeVersion := min(req[16], 1)
-	var resp [72]byte
-	outLen := min(c.len(attrUHWOut), len(resp))
-	le.PutUint32(resp[0:], 1<<18) // qp_tab_size
-	le.PutUint32(resp[4:], bfRegBytes)
-	if !dyn {
-		le.PutUint32(resp[8:], total) // tot_bfregs
+	static := total
+	if dyn {
+		static = 0
 	}
-	le.PutUint32(resp[12:], cacheLineBytes)
-	le.PutUint16(resp[16:], maxSQDescBytes)
-	le.PutUint16(resp[18:], maxRQDescBytes)
-	le.PutUint32(resp[20:], maxWQEBBs)
-	le.PutUint32(resp[24:], maxRecvWR)
-	le.PutUint32(resp[28:], maxSRQWR)
-	le.PutUint16(resp[32:], 1) // num_ports
-	le.PutUint32(resp[36:], uctxRespMask)
-	le.PutUint32(resp[40:], uint32(outLen)) // response_length
-	resp[44] = cqeVersion
-	resp[45] = 3                // cmds_supp_uhw: QUERY_DEVICE, CREATE_AH
-	resp[46] = 1                // eth_min_inline: none needed
-	le.PutUint32(resp[56:], 12) // log_uar_size
-	le.PutUint32(resp[60:], 1)  // num_uars_per_page
-	le.PutUint32(resp[68:], dumpFillMKey)
 	if err := firstError(
 		c.putU32(attrCtxVectors, numCompVectors),
 		c.putU64(attrCtxSupport, 1), // OPTIONAL_MR_ACCESS
-		c.putUHW(resp[:outLen])); err != nil {
+		c.putUHW(uctxResp(c.len(attrUHWOut), static, cqeVersion))); err != nil {
 		return err
 	}
 	f.dynUAR = dyn
@@ -105,6 +87,41 @@ func (c *call) getContext() error {
 	}
 	f.ready, f.cqeVersion = true, cqeVersion
 	return nil
+}
+
+// uctxResp is the first n bytes of struct mlx5_ib_alloc_ucontext_resp.
+func uctxResp(n int, bfregs uint32, cqeVersion uint8) []byte {
+	var resp [72]byte
+	n = min(n, len(resp))
+	le.PutUint32(resp[0:], 1<<18) // qp_tab_size
+	le.PutUint32(resp[4:], bfRegBytes)
+	le.PutUint32(resp[8:], bfregs) // tot_bfregs
+	le.PutUint32(resp[12:], cacheLineBytes)
+	le.PutUint16(resp[16:], maxSQDescBytes)
+	le.PutUint16(resp[18:], maxRQDescBytes)
+	le.PutUint32(resp[20:], maxWQEBBs)
+	le.PutUint32(resp[24:], maxRecvWR)
+	le.PutUint32(resp[28:], maxSRQWR)
+	le.PutUint16(resp[32:], 1) // num_ports
+	le.PutUint32(resp[36:], uctxRespMask)
+	le.PutUint32(resp[40:], uint32(n)) // response_length
+	resp[44] = cqeVersion
+	resp[45] = 3                // cmds_supp_uhw: QUERY_DEVICE, CREATE_AH
+	resp[46] = 1                // eth_min_inline: none needed
+	le.PutUint32(resp[56:], 12) // log_uar_size
+	le.PutUint32(resp[60:], 1)  // num_uars_per_page
+	le.PutUint32(resp[68:], dumpFillMKey)
+	return resp[:n]
+}
+
+// queryContext answers UVERBS_METHOD_QUERY_CONTEXT: what GET_CONTEXT said, for
+// who was handed an open device.
+func (c *call) queryContext() error {
+	f := c.f
+	return firstError(
+		c.putU32(attrCtxVectors, numCompVectors),
+		c.putU64(attrCtxSupport, 1),
+		c.put(attrQueryCtxUCtx, uctxResp(c.len(attrQueryCtxUCtx), uint32(len(f.bfregs)), f.cqeVersion)))
 }
 
 // asyncEventAlloc answers UVERBS_METHOD_ASYNC_EVENT_ALLOC. The file's first

@@ -65,12 +65,15 @@ type Foreign struct {
 	idle   uint32       // calls of Poll that did not look at the QPs in ERR
 
 	pages atomic.Pointer[[]foreignPage] // that Poll looks at
+	again atomic.Bool                   // yielded holds something
 	stuck atomic.Bool                   // an event file holds records that its sink had no room for
 	dead  atomic.Bool                   // unmap holds something
 
 	// Guarded by the fabric's mutex.
 	unmap   [][]byte  // pages of dead UARs, until nobody can be looking at them
 	offered EventSink // for the command that is executing
+	begun   int       // work requests and 4 KiB of data that were begun since Poll took the mutex
+	yielded []*qp     // whose SQ goes on when Poll has it again
 }
 
 // errNeedSink ends a command that creates an event file before it has done

@@ -1,5 +1,7 @@
 package mlx5sim
 
+import "slices"
+
 // uarRegisters are the places of a UAR page where a store means something.
 var uarRegisters = [...]uint32{
 	uarArm,
@@ -19,6 +21,10 @@ const flushEvery = 32
 func (fo *Foreign) Poll() (worked bool) {
 	fo.pollMu.Lock()
 	defer fo.pollMu.Unlock()
+	if fo.again.Load() {
+		fo.goOn()
+		worked = true
+	}
 	for _, p := range *fo.pages.Load() {
 		page := &p.mem[0]
 		arm := takeRegister(page, uarArm)
@@ -57,6 +63,7 @@ func (fo *Foreign) rung(u *uar, send bool, arm uint64) {
 	if f.closed || f.dev.closed || u.dead {
 		return
 	}
+	fo.begun = 0
 	if send {
 		fo.sweepQPs(u)
 	}
@@ -73,6 +80,43 @@ func (fo *Foreign) sweepQPs(u *uar) {
 	for i, q := range u.qps {
 		rec, ok := r.load(q.dbrec, i+1 < len(u.qps) && samePage(q.dbrec, u.qps[i+1].dbrec))
 		if !ok || uint16(be.Uint32(rec[dbSend:])) != uint16(q.sq.pi) || q.attr.state == stateErr && uint16(be.Uint32(rec[dbRecv:])) != uint16(q.rq.pi) {
+			q.rung()
+		}
+	}
+}
+
+// turnLimit is how much of its queues a program may have executed before
+// others of the fabric get their turn: some milliseconds' worth.
+const turnLimit = 4096
+
+// yields reports whether q's SQ is to wait for its program's next turn, and
+// counts what it is about to execute otherwise. Caller holds fab.mu.
+func (fo *Foreign) yields(q *qp) bool {
+	if fo.begun < turnLimit {
+		fo.begun++
+		return false
+	}
+	if !slices.Contains(fo.yielded, q) {
+		fo.yielded = append(fo.yielded, q)
+	}
+	fo.again.Store(true)
+	return true
+}
+
+// moved counts n bytes of data to the turn.
+func (fo *Foreign) moved(n uint64) { fo.begun += int(n / pageSize) }
+
+// goOn gives the SQs that yielded their turn.
+func (fo *Foreign) goOn() {
+	f := fo.f
+	f.dev.fab.mu.Lock()
+	defer f.dev.fab.mu.Unlock()
+	fo.begun = 0
+	fo.again.Store(false)
+	qps := fo.yielded
+	fo.yielded = nil
+	for _, q := range qps {
+		if !f.closed && f.dev.qps[q.qpn] == q {
 			q.rung()
 		}
 	}
@@ -136,6 +180,7 @@ func (fo *Foreign) forward() {
 type recordReader struct {
 	dma  DMA
 	page uint64 // that buf holds; 0: none
+	one  [dbrecBytes]byte
 	buf  [pageSize]byte
 }
 
@@ -162,5 +207,6 @@ func (r *recordReader) load(addr uint64, more bool) (rec [dbrecBytes]byte, ok bo
 		copy(rec[:], r.buf[off:])
 		return rec, true
 	}
-	return rec, r.dma.Read(addr, rec[:]) == nil
+	ok = r.dma.Read(addr, r.one[:]) == nil
+	return r.one, ok
 }

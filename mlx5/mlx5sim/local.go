@@ -20,9 +20,17 @@ func (q *qp) executeUD(op *sendOp, to *Device) bool {
 	if !q.deliverUD(op, to, src) {
 		return q.refuse(op, synLocalProt)
 	}
-	q.file.dev.stats.LocalMsgs++
+	q.wasLocal(op)
 	q.completeSend(op, 0)
 	return true
+}
+
+// wasLocal counts op, which did not leave the fabric.
+func (q *qp) wasLocal(op *sendOp) {
+	q.file.dev.stats.LocalMsgs++
+	if fo := q.file.foreign; fo != nil {
+		fo.moved(op.length)
+	}
 }
 
 // udQKey is the QKey that a datagram carries: one with the top bit set in the
@@ -151,7 +159,7 @@ func (q *qp) executeRC(op *sendOp, to *Device) bool {
 	n := q.packets(op.length)
 	q.eng.sqPSN = (q.eng.sqPSN + n) & psnMask
 	r.eng.rqPSN = (r.eng.rqPSN + n) & psnMask
-	q.file.dev.stats.LocalMsgs++
+	q.wasLocal(op)
 	q.completeSend(op, uint32(op.length))
 	return true
 }

@@ -29,6 +29,8 @@ const (
 	attrCtxVectors = 0
 	attrCtxSupport = 1
 
+	attrQueryCtxUCtx = 0x1000 // MLX5_IB_ATTR_QUERY_CONTEXT_RESP_UCTX
+
 	attrGIDEntrySize = 0
 	attrGIDFlags     = 1
 	attrGIDEntries   = 2
@@ -98,6 +100,18 @@ const (
 	attrDMABufLKey   = 7
 	attrDMABufRKey   = 8
 
+	attrRegMRHandle   = 0
+	attrRegMRPD       = 1
+	attrRegMRDMAH     = 2
+	attrRegMRIOVA     = 3
+	attrRegMRAddr     = 4
+	attrRegMRLength   = 5
+	attrRegMRAccess   = 6
+	attrRegMRFD       = 7
+	attrRegMRFDOffset = 8
+	attrRegMRLKey     = 9
+	attrRegMRRKey     = 10
+
 	attrUARHandle = 0x1000
 	attrUARType   = 0x1001
 	attrUAROffset = 0x1002
@@ -141,6 +155,11 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrCtxVectors, kind: attrOut, min: 4, max: 4, optional: true},
 			{id: attrCtxSupport, kind: attrOut, min: 8, max: 8, optional: true},
 		}, early: true, udata: true, run: (*call).getContext},
+		{objDevice, 4}: {attrs: []attrSpec{ // QUERY_CONTEXT
+			{id: attrCtxVectors, kind: attrOut, min: 4, max: 4, optional: true},
+			{id: attrCtxSupport, kind: attrOut, min: 8, max: 8, optional: true},
+			{id: attrQueryCtxUCtx, kind: attrOut, min: 4, optional: true},
+		}, run: (*call).queryContext},
 		{objDevice, 5}: {attrs: []attrSpec{ // QUERY_GID_TABLE
 			{id: attrGIDEntrySize, kind: attrIn, min: 8, max: 8},
 			{id: attrGIDFlags, kind: attrIn, min: 4, max: 8, optional: true},
@@ -179,6 +198,20 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrDMABufLKey, kind: attrOut, min: 4, max: 4},
 			{id: attrDMABufRKey, kind: attrOut, min: 4, max: 4},
 		}, run: func(*call) error { return syscall.EOPNOTSUPP }},
+
+		{objMR, 5}: {attrs: []attrSpec{ // REG_MR, of kernels that have it
+			{id: attrRegMRHandle, kind: attrNew},
+			{id: attrRegMRPD, kind: attrObject, find: found[*pd]},
+			{id: attrRegMRDMAH, kind: attrObject, find: absent, optional: true},
+			{id: attrRegMRIOVA, kind: attrIn, min: 8, max: 8, optional: true},
+			{id: attrRegMRAddr, kind: attrIn, min: 8, max: 8, optional: true},
+			{id: attrRegMRLength, kind: attrIn, min: 8, max: 8},
+			{id: attrRegMRAccess, kind: attrIn, min: 4, max: 8},
+			{id: attrRegMRFD, kind: attrRawFD, optional: true},
+			{id: attrRegMRFDOffset, kind: attrIn, min: 8, max: 8, optional: true},
+			{id: attrRegMRLKey, kind: attrOut, min: 4, max: 4},
+			{id: attrRegMRRKey, kind: attrOut, min: 4, max: 4},
+		}, run: (*call).regMRMethod},
 
 		{objCQ, 0}: {attrs: []attrSpec{
 			{id: attrCQHandle, kind: attrNew},

@@ -41,6 +41,18 @@ func (c *call) regMR() error {
 	if m.pd, err = lookup[*pd](c.f, uint64(le.Uint32(in[32:]))); err != nil {
 		return err
 	}
+	if err := c.newMR(m); err != nil {
+		return err
+	}
+	var out [12]byte // struct ib_uverbs_reg_mr_resp
+	le.PutUint32(out[0:], m.handle)
+	le.PutUint32(out[4:], m.key)
+	le.PutUint32(out[8:], m.key)
+	return c.respond(out[:], nil)
+}
+
+// newMR makes m an object and a key.
+func (c *call) newMR(m *mr) (err error) {
 	if err := c.f.checkMR(m); err != nil {
 		return err
 	}
@@ -50,14 +62,29 @@ func (c *call) regMR() error {
 	}
 	d.mrs[m.key] = m
 	m.pd.refs++
-	if err := c.create(m, &m.handle); err != nil {
+	return c.create(m, &m.handle)
+}
+
+// regMRMethod answers UVERBS_METHOD_REG_MR.
+func (c *call) regMRMethod() error {
+	if c.arg(attrRegMRFD) != nil || c.arg(attrRegMRFDOffset) != nil {
+		return syscall.EOPNOTSUPP // dma-bufs
+	}
+	if c.arg(attrRegMRAddr) == nil || c.word(attrRegMRAccess)>>32 != 0 {
+		return syscall.EINVAL
+	}
+	m := &mr{pd: c.objects[0].(*pd), start: c.word(attrRegMRAddr), length: c.word(attrRegMRLength), access: uint32(c.word(attrRegMRAccess))}
+	if m.iova = m.start; c.arg(attrRegMRIOVA) != nil {
+		m.iova = c.word(attrRegMRIOVA)
+	}
+	if err := c.newMR(m); err != nil {
 		return err
 	}
-	var out [12]byte // struct ib_uverbs_reg_mr_resp
-	le.PutUint32(out[0:], m.handle)
-	le.PutUint32(out[4:], m.key)
-	le.PutUint32(out[8:], m.key)
-	return c.respond(out[:], nil)
+	if err := firstError(c.putU32(attrRegMRLKey, m.key), c.putU32(attrRegMRRKey, m.key)); err != nil {
+		return err
+	}
+	c.setHandle(attrRegMRHandle, m.handle)
+	return nil
 }
 
 // checkMR checks what an MR is to be: its rights, its place and its memory.

@@ -8,6 +8,9 @@ func (q *qp) runSQ() {
 	op := &q.file.dev.fab.eng.op
 	defer q.file.dev.flushWire()
 	for (q.attr.state == stateRTS || q.begun()) && q.sq.next != q.sq.pi && !q.eng.waiting && !q.eng.wireBusy {
+		if fo := q.file.foreign; fo != nil && fo.yields(q) {
+			return
+		}
 		if s := q.fetch(op); s != synOK {
 			q.refuse(op, s)
 			return

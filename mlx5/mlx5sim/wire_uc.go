@@ -28,7 +28,7 @@ func (q *qp) executeUC(op *sendOp, to *Device) bool {
 	if !q.deliverUC(op, to, src) {
 		return q.refuse(op, synLocalProt)
 	}
-	q.file.dev.stats.LocalMsgs++
+	q.wasLocal(op)
 	q.completeSend(op, 0)
 	return true
 }
