@@ -12,8 +12,9 @@ type roundTripper struct {
 	ended bool
 }
 
-func newRoundTripper(tb testing.TB, n, parts int) *roundTripper {
-	r := &roundTripper{p: newPairOfParts(tb, parts, func(c *Config) { c.MaxMsg = 4 << 20 })}
+func newRoundTripper(tb testing.TB, n, parts int, offers bool) *roundTripper {
+	r := &roundTripper{p: newPairOfParts(tb, parts, func(c *Config) { c.MaxMsg, c.Offers = 4<<20, offers })}
+	r.p.c.reg.windows, r.p.s.reg.windows = false, false // offers are granted by the regions' keys
 	r.p.s.e.Handle(1, echo)
 	r.call = Call{Type: 1, Req: r.p.c.message(n, 1), Resp: r.p.c.alloc(n), Fn: func(*Call) { r.ended = true }}
 	return r
@@ -28,6 +29,14 @@ func (r *roundTripper) move(from, to *endpoint) {
 		e.ReadDone(r.p.now, rd.Token, true)
 	}
 	e.Reads = e.Reads[:0]
+	for i := range e.Offers {
+		e.OfferDone(r.p.now, e.Offers[i].Token, e.Offers[i].LKey|1<<31, 1, true)
+	}
+	e.Offers = e.Offers[:0]
+	for _, token := range e.Withdrawn {
+		e.TxDone(token)
+	}
+	e.Withdrawn = e.Withdrawn[:0]
 	k := 0
 	for i := 0; i < len(e.Tx); i++ {
 		tx := &e.Tx[i]
@@ -68,10 +77,10 @@ func (r *roundTripper) trip() {
 func TestRoundTripsDoNotAllocate(t *testing.T) {
 	for _, c := range []struct{ n, parts int }{
 		{0, 1}, {32, 1}, {testMaxSmall, 1}, {testMaxSmall + 1, 1}, {100_000, 1}, {1 << 20, 1},
-		{testMaxSmall + 1, 4}, {4 * testPart, 4}, {20_000, 64}, {64 * testPart, 64},
+		{100_001, 1}, {testMaxSmall + 1, 4}, {4 * testPart, 4}, {20_000, 64}, {64 * testPart, 64},
 	} {
 		n := c.n
-		r := newRoundTripper(t, n, c.parts)
+		r := newRoundTripper(t, n, c.parts, n%2 == 1 || n == 1<<20)
 		for range 3 * testWindow {
 			r.trip()
 		}
@@ -84,8 +93,8 @@ func TestRoundTripsDoNotAllocate(t *testing.T) {
 	}
 }
 
-func benchmarkRPC(b *testing.B, n, parts int) {
-	r := newRoundTripper(b, n, parts)
+func benchmarkRPC(b *testing.B, n, parts int, offers bool) {
+	r := newRoundTripper(b, n, parts, offers)
 	b.ReportAllocs()
 	for b.Loop() {
 		r.trip()
@@ -93,14 +102,15 @@ func benchmarkRPC(b *testing.B, n, parts int) {
 }
 
 // Both engines together, and the copies that stand for the network.
-func BenchmarkSmallRPC(b *testing.B)  { benchmarkRPC(b, 32, 1) }
-func BenchmarkTokenRPC(b *testing.B)  { benchmarkRPC(b, 512, 1) }
-func BenchmarkPulledRPC(b *testing.B) { benchmarkRPC(b, 2000, 1) }
-func BenchmarkPartsRPC(b *testing.B)  { benchmarkRPC(b, 2000, 3) }
+func BenchmarkSmallRPC(b *testing.B)   { benchmarkRPC(b, 32, 1, false) }
+func BenchmarkTokenRPC(b *testing.B)   { benchmarkRPC(b, 512, 1, false) }
+func BenchmarkPulledRPC(b *testing.B)  { benchmarkRPC(b, 2000, 1, false) }
+func BenchmarkPartsRPC(b *testing.B)   { benchmarkRPC(b, 2000, 3, false) }
+func BenchmarkOfferedRPC(b *testing.B) { benchmarkRPC(b, 2000, 1, true) }
 
 // BenchmarkSmallRPCWindow keeps the window full, so that a burst carries four.
 func BenchmarkSmallRPCWindow(b *testing.B) {
-	r := newRoundTripper(b, 32, 1)
+	r := newRoundTripper(b, 32, 1, false)
 	calls := make([]Call, testWindow)
 	left := 0
 	for i := range calls {

@@ -18,10 +18,10 @@ func TestHeaderBytesAreFixed(t *testing.T) {
 	if b != want {
 		t.Errorf("header is % x, want % x", b, want)
 	}
-	c := Control{Addr: 0x0102030405060708, Len: 0x1112131415161718, RKey: 0x21222324}
+	c := Control{Addr: 0x0102030405060708, Len: 0x1112131415161718, RKey: 0x21222324, Conn: 0x31323334}
 	var cb [ControlBytes]byte
 	c.Put(&cb)
-	wantC := [ControlBytes]byte{8, 7, 6, 5, 4, 3, 2, 1, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21}
+	wantC := [ControlBytes]byte{8, 7, 6, 5, 4, 3, 2, 1, 0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21, 0x34, 0x33, 0x32, 0x31}
 	if cb != wantC {
 		t.Errorf("control block is % x, want % x", cb, wantC)
 	}
@@ -179,7 +179,7 @@ func FuzzReceive(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		p := newPairOfParts(t, 4)
+		p := newPairOfParts(t, 4, func(c *Config) { c.Offers = len(in)%2 == 1 })
 		ok := map[*Call]bool{} // a good end is allowed
 		var kept []*Handle
 		p.s.e.Handle(1, echo)
@@ -234,11 +234,16 @@ func FuzzReceive(f *testing.F) {
 				p.s.e.Respond(p.now, kept[0], msgbuf.Buf{}, nil)
 				kept = kept[1:]
 			}
+			if how&96 == 64 {
+				p.c.grant(p.now, 1)
+				p.s.grant(p.now, 2)
+			}
 			if how&32 != 0 {
 				finishReads(p, how&64 != 0)
 			}
 			if how&128 != 0 {
 				ep.txDone()
+				ep.revoke()
 			}
 		}
 		for _, c := range calls {
@@ -252,8 +257,10 @@ func FuzzReceive(f *testing.F) {
 		p.cs.Fail(p.now, ErrPeerDead)
 		p.ss.Fail(p.now, ErrPeerDead)
 		finishReads(p, false)
-		p.c.txDone()
-		p.s.txDone()
+		for _, ep := range []*endpoint{p.c, p.s} {
+			ep.txDone()
+			ep.revoke()
+		}
 		for _, c := range calls {
 			if !p.over(c) {
 				t.Fatal("a call did not end")
@@ -276,7 +283,7 @@ func finishReads(p *pair, well bool) {
 		ep.flush()
 		for len(ep.reads) > 0 {
 			r := ep.reads[0]
-			ep.read(p.now, well && p.mem.at(r.Remote, r.Len, r.RKey) != nil && r.RKey>>31 == 1)
+			ep.read(p.now, well && p.mem.remote(r.Remote, r.Len, r.RKey, r.Conn) != nil)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"testing"
 	"unsafe"
@@ -17,6 +18,56 @@ import (
 type memory struct {
 	regions []*region // by address
 	keys    uint32
+	grants  map[uint32]*grant // by key
+}
+
+// grant is what a memory window is: a key for a piece of memory that works by
+// one connection, as long as it is live.
+type grant struct {
+	owner   *endpoint
+	addr, n uint64
+	link    uint32
+	conn    uint32
+	live    bool
+	forced  bool // was taken back from a peer that had not let go
+}
+
+// grant makes a key for an offer.
+func (m *memory) grant(owner *endpoint, o *Offer, conn uint32) (uint32, *grant) {
+	if m.raw(o.Addr, o.Len) == nil || m.at(o.Addr, o.Len, o.LKey) == nil {
+		owner.tb.Fatalf("offer of memory that is not registered: %+v", *o)
+	}
+	if m.grants == nil {
+		m.grants = map[uint32]*grant{}
+	}
+	m.keys++
+	g := &grant{owner: owner, addr: o.Addr, n: o.Len, link: o.Dest, conn: conn, live: true}
+	m.grants[m.keys] = g
+	return m.keys, g
+}
+
+// remote returns what a READ finds that comes by the connection conn.
+func (m *memory) remote(addr, n uint64, key, conn uint32) []byte {
+	if g := m.grants[key]; g != nil {
+		if !g.live || g.conn != conn || addr < g.addr || n > g.n || addr-g.addr > g.n-n {
+			return nil
+		}
+		return m.raw(addr, n)
+	}
+	if key>>31 == 0 {
+		return nil
+	}
+	return m.at(addr, n, key)
+}
+
+// offered reports whether any of buf can be read by a key of its own.
+func (m *memory) offered(buf msgbuf.Buf) bool {
+	for _, g := range m.grants {
+		if g.live && g.addr < buf.Addr()+uint64(buf.Cap()) && buf.Addr() < g.addr+g.n {
+			return true
+		}
+	}
+	return false
 }
 
 type region struct {
@@ -28,11 +79,14 @@ type region struct {
 }
 
 // registrar is one endpoint's view of memory.
-type registrar struct{ m *memory }
+type registrar struct {
+	m       *memory
+	windows bool // the regions' own keys grant nothing
+}
 
 func (r *registrar) Register(mem []byte, access msgbuf.Access) (msgbuf.Registration, error) {
 	r.m.keys++
-	g := &region{m: r.m, mem: mem, addr: uint64(uintptr(unsafe.Pointer(&mem[0]))), key: r.m.keys, remote: access == msgbuf.RemoteRead}
+	g := &region{m: r.m, mem: mem, addr: uint64(uintptr(unsafe.Pointer(&mem[0]))), key: r.m.keys, remote: access == msgbuf.RemoteRead && !r.windows}
 	r.m.regions = append(r.m.regions, g)
 	sort.Slice(r.m.regions, func(i, j int) bool { return r.m.regions[i].addr < r.m.regions[j].addr })
 	return g, nil
@@ -53,16 +107,33 @@ func (g *region) Close() error {
 
 // at returns the n bytes at addr, nil if key does not allow it.
 func (m *memory) at(addr, n uint64, key uint32) []byte {
+	g := m.region(addr, n)
+	if g == nil || key&^(1<<31) != g.key || key>>31 == 1 && !g.remote {
+		return nil
+	}
+	return m.raw(addr, n)
+}
+
+// raw returns the n bytes at addr, nil if they are not registered.
+func (m *memory) raw(addr, n uint64) []byte {
+	g := m.region(addr, n)
+	if g == nil {
+		return nil
+	}
+	off := addr - g.addr
+	return g.mem[off : off+n : off+n]
+}
+
+func (m *memory) region(addr, n uint64) *region {
 	i := sort.Search(len(m.regions), func(i int) bool { return m.regions[i].addr > addr })
 	if i == 0 {
 		return nil
 	}
 	g := m.regions[i-1]
-	off := addr - g.addr
-	if off+n > uint64(len(g.mem)) || key&^(1<<31) != g.key || key>>31 == 1 && !g.remote {
+	if addr-g.addr+n > uint64(len(g.mem)) {
 		return nil
 	}
-	return g.mem[off : off+n : off+n]
+	return g
 }
 
 // packet is a datagram on its way.
@@ -96,6 +167,9 @@ type endpoint struct {
 	out    []packet // posted datagrams
 	tokens []uint32 // TxDone owed
 	reads  []Read   // posted READs
+	offers []Offer  // not granted yet
+	over   []uint32 // offers that were withdrawn
+	open   map[uint32]*grant
 	stuck  []uint32 // calls of PeerStuck
 	panics []any
 }
@@ -117,7 +191,7 @@ func testConfig() Config {
 }
 
 func newEndpoint(tb testing.TB, m *memory, qpn uint32, now int64, change func(*Config), opts ...msgbuf.Option) *endpoint {
-	ep := &endpoint{tb: tb, mem: m, reg: &registrar{m}, qpn: qpn}
+	ep := &endpoint{tb: tb, mem: m, reg: &registrar{m: m}, qpn: qpn, open: map[uint32]*grant{}}
 	ep.small = msgbuf.NewPool(ep.reg, msgbuf.Local, opts...)
 	ep.large = msgbuf.NewPool(ep.reg, msgbuf.RemoteRead)
 	cfg := testConfig()
@@ -127,6 +201,7 @@ func newEndpoint(tb testing.TB, m *memory, qpn uint32, now int64, change func(*C
 	if change != nil {
 		change(&cfg)
 	}
+	ep.reg.windows = cfg.Offers
 	ep.e = New(cfg, now)
 	return ep
 }
@@ -152,6 +227,39 @@ func (ep *endpoint) post() {
 	}
 	ep.reads = append(ep.reads, ep.e.Reads...)
 	ep.e.Reads = ep.e.Reads[:0]
+	ep.offers = append(ep.offers, ep.e.Offers...)
+	ep.e.Offers = ep.e.Offers[:0]
+	ep.over = append(ep.over, ep.e.Withdrawn...)
+	ep.e.Withdrawn = ep.e.Withdrawn[:0]
+}
+
+// grant makes everything readable that is offered, by the connection conn.
+func (ep *endpoint) grant(now int64, conn uint32) {
+	ep.flush()
+	offers := ep.offers
+	ep.offers = nil
+	for i := range offers {
+		key, g := ep.mem.grant(ep, &offers[i], conn)
+		ep.open[offers[i].Token] = g
+		ep.e.OfferDone(now, offers[i].Token, key, conn, true)
+	}
+	ep.flush()
+}
+
+// revoke ends what was withdrawn.
+func (ep *endpoint) revoke() {
+	ep.flush()
+	over := ep.over
+	ep.over = nil
+	for _, token := range over {
+		if g := ep.open[token]; g != nil {
+			g.live = false
+			delete(ep.open, token)
+		}
+		ep.offers = slices.DeleteFunc(ep.offers, func(o Offer) bool { return o.Token == token })
+		ep.e.TxDone(token)
+	}
+	ep.flush()
 }
 
 // flush posts and tells the engine, until it wants no more.
@@ -190,8 +298,9 @@ func (ep *endpoint) read(now int64, ok bool) {
 	r := ep.reads[0]
 	ep.reads = ep.reads[1:]
 	if ok {
-		src, dst := ep.mem.at(r.Remote, r.Len, r.RKey), ep.mem.at(r.Local, r.Len, r.LKey)
-		if src == nil || dst == nil || r.RKey>>31 == 0 {
+		rkey, conn := ep.e.Key(r.Token)
+		src, dst := ep.mem.remote(r.Remote, r.Len, rkey, conn), ep.mem.at(r.Local, r.Len, r.LKey)
+		if src == nil || dst == nil {
 			ep.tb.Fatalf("READ without access: %+v", r)
 		}
 		copy(dst, src)
@@ -295,6 +404,11 @@ func (p *pair) run() {
 				ep.txDone()
 				busy = true
 			}
+			if len(ep.offers)+len(ep.over) > 0 {
+				ep.revoke()
+				ep.grant(p.now, 1)
+				busy = true
+			}
 		}
 		if !busy {
 			return
@@ -391,6 +505,11 @@ func (ep *endpoint) wantClean(now int64) {
 	for _, pool := range []*msgbuf.Pool{ep.small, ep.large} {
 		if err := pool.Close(); err != nil {
 			ep.tb.Errorf("endpoint %d: %v", ep.qpn, err)
+		}
+	}
+	for key, g := range ep.mem.grants {
+		if g.owner == ep && g.live {
+			ep.tb.Errorf("endpoint %d: %d bytes are still offered by key %#x", ep.qpn, g.n, key)
 		}
 	}
 	if n := len(ep.e.refs) - 1 - len(ep.e.freeRefs); n != 0 {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestErrorsOfTheServerReachTheCaller(t *testing.T) {
-	foreign, _ := msgbuf.NewPool(&registrar{&memory{}}, msgbuf.RemoteRead).Alloc(5000)
+	foreign, _ := msgbuf.NewPool(&registrar{m: &memory{}}, msgbuf.RemoteRead).Alloc(5000)
 	var nilErr *HandlerError
 	for _, tc := range []struct {
 		name    string

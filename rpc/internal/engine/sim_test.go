@@ -21,6 +21,7 @@ type simConfig struct {
 	loss, dup, late        float64 // of datagrams; late ones take up to 40 ms
 	readFails              float64
 	stalls                 float64 // of READs, which wait for a new connection
+	offers                 float64 // of nodes, that grant their messages one by one
 	tinyMemory             bool
 	abort, deadline        float64 // of calls
 	churn                  float64 // chance, per call, that a session is closed, failed, or gets stuck
@@ -52,6 +53,8 @@ type sim struct {
 	ran                   map[uint64]int // handler runs by request id
 	readFailed            bool
 	overflows             int  // datagrams that found no receive buffer
+	taken                 int  // messages that were taken back from a peer that had not let go
+	renewed               int  // offers that were made anew
 	quiet                 bool // no new trouble: everything is to come to an end
 }
 
@@ -92,6 +95,10 @@ type simLink struct {
 	id     uint32
 	ends   [2]*simNode
 	broken bool
+
+	number  uint32      // of the connection, in use or next
+	down    bool        // it is being replaced
+	waiting []*simOffer // for that
 }
 
 func (l *simLink) other(n *simNode) *simNode {
@@ -123,14 +130,15 @@ type simNode struct {
 	submit   []func(now int64) // what other goroutines ask of the owner
 	wakeAt   int64             // of the poll that is planned, 0 = none
 	held     int
-	depth    int // handlers that block
+	granted  map[uint32]*simOffer // by token
+	depth    int                  // handlers that block
 }
 
 func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 	s := &sim{tb: tb, cfg: cfg, rng: rand.New(rand.NewPCG(seed, 1)), now: 5_000 * ms, mem: &memory{}, ran: map[uint64]int{}}
 	window := []int{1, 4, 8, 64}[s.rng.IntN(4)]
 	for i := range cfg.nodes {
-		n := &simNode{s: s, id: i}
+		n := &simNode{s: s, id: i, granted: map[uint32]*simOffer{}}
 		var opts []msgbuf.Option
 		if cfg.tinyMemory && i%2 == 1 {
 			opts = append(opts, msgbuf.WithMaxBytes(2<<20))
@@ -142,6 +150,7 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 			c.CancelGrace = 300 * ms
 			c.Window = window
 			c.Congestion = s.controlOf(cfg.congestion)
+			c.Offers = s.chance(cfg.offers)
 			if cfg.patient {
 				c.InitialRTO, c.MinRTO, c.MaxRTO = 2_000*ms, 2_000*ms, 4_000*ms
 			}
@@ -149,7 +158,7 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 				c.MaxMsg = 300_000
 			}
 			c.PeerBroken = func(dest, generation uint32) {
-				if s.links[dest].broken || generation != 7 {
+				if generation != 7 {
 					s.tb.Errorf("told of a connection that is none")
 				}
 			}
@@ -182,6 +191,7 @@ func (s *sim) breakLink(l *simLink) {
 		return
 	}
 	l.broken = true
+	s.loseGrants(l)
 	for _, n := range l.ends {
 		s.after(s.upTo(50*ms), func() {
 			n.ask(func(now int64) { n.e.FailDest(now, l.id, ErrPeerDead) })
@@ -200,7 +210,7 @@ func (s *sim) link(a, b *simNode) *simLink {
 			return l
 		}
 	}
-	l := &simLink{id: uint32(len(s.links)), ends: [2]*simNode{a, b}}
+	l := &simLink{id: uint32(len(s.links)), number: 1, ends: [2]*simNode{a, b}}
 	s.links = append(s.links, l)
 	return l
 }
@@ -405,6 +415,7 @@ func (n *simNode) post(now int64) {
 		n.startRead(r)
 	}
 	n.e.Reads = n.e.Reads[:0]
+	n.postOffers()
 }
 
 func (n *simNode) gather(m Mem) []byte {
@@ -502,6 +513,16 @@ func (n *simNode) startRead(r Read) {
 	step = func(i uint64) {
 		ok := i == pieces
 		wanted := n.e.Wanted(r.Token) || s.chance(0.5)
+		if i < pieces && wanted && r.Conn != 0 && !l.broken && !n.dead {
+			if int(i) == stall {
+				stall = -1
+				n.replaceConn(l)
+			}
+			if !n.renewed(l, &r) {
+				s.after(s.upTo(ms), func() { step(i) })
+				return
+			}
+		}
 		if i < pieces && wanted && int(i) == stall && !l.broken && !n.dead {
 			stall = -1
 			n.ask(func(now int64) { n.e.Broken(now, l.id, 7) })
@@ -517,13 +538,15 @@ func (n *simNode) startRead(r Read) {
 				return
 			}
 			from, to := r.Len*i/pieces, r.Len*(i+1)/pieces
-			src := s.mem.at(r.Remote+from, to-from, r.RKey)
+			src := s.mem.remote(r.Remote+from, to-from, r.RKey, r.Conn)
 			dst := s.mem.at(r.Local+from, to-from, r.LKey)
-			if src == nil || dst == nil || r.RKey>>31 == 0 {
-				s.tb.Fatalf("node %d: READ without access: %+v", n.id, r)
+			g := s.mem.grants[r.RKey]
+			lost := src == nil && g != nil && g.forced // the READ ends with an access error
+			if (src == nil || g != nil && g.owner != l.other(n).endpoint) && !lost || dst == nil {
+				s.tb.Fatalf("node %d: READ without access, outside of an offer: %+v", n.id, r)
 			}
 			copy(dst, src)
-			if !fails || i+1 < pieces {
+			if !lost && (!fails || i+1 < pieces) {
 				s.after(s.upTo(100_000), func() { step(i + 1) })
 				return
 			}

@@ -138,6 +138,9 @@ func (c *simCall) end() {
 	if sum(c.Req.Bytes()) != c.reqSum {
 		s.tb.Errorf("the request has changed")
 	}
+	if s.mem.offered(c.Req) || s.mem.offered(c.Resp) {
+		s.tb.Errorf("the call has ended, and its peer can read its buffers")
+	}
 	if err := c.judge(); err != nil {
 		s.tb.Errorf("type %d, %d bytes, response %d of %d: %v", c.Type, c.Req.Len(), c.want.resp, c.cap, err)
 	}
@@ -433,7 +436,8 @@ func TestCancelledCallsLeaveTheBuffersThatTheirCallersHaveBack(t *testing.T) {
 		s := newSim(&seedTB{T: t, seed: seed}, seed, simConfig{
 			nodes: 2 + r.IntN(2), sessions: 1 + r.IntN(4), calls: perSeed, ring: 32 + r.IntN(200),
 			loss: 0.05 * float64(r.IntN(2)), dup: 0.1, late: 0.1, stalls: 0.05, readFails: 0.02 * float64(r.IntN(2)),
-			abort: 0.3, deadline: 0.3, slowHandlers: int64(1+r.IntN(10)) * ms,
+			offers: float64(seed % 2),
+			abort:  0.3, deadline: 0.3, slowHandlers: int64(1+r.IntN(10)) * ms,
 		})
 		s.run()
 		ended += s.ended
