@@ -85,17 +85,35 @@ func BenchmarkLargeEnqueue(b *testing.B) {
 	for _, bytes := range []int{16 << 10, 1 << 20, 16 << 20, 64 << 20} {
 		for _, outstanding := range []int{1, 8} {
 			b.Run(fmt.Sprintf("%dKiB/%d", bytes>>10, outstanding), func(b *testing.B) {
-				r := newRig(b)
-				r.srv.Handle(rigEcho, func(h *RequestHandle) (msgbuf.Buf, error) { return h.Response(8) })
-				p := newPump(r, bytes, 8, outstanding)
-				p.run(20)
-				b.ReportAllocs()
-				b.SetBytes(int64(bytes))
-				b.ResetTimer()
-				p.run(b.N)
+				benchmarkLarge(b, bytes, outstanding)
 			})
 		}
 	}
+}
+
+// BenchmarkWindows is what it costs to offer messages by memory windows.
+func BenchmarkWindows(b *testing.B) {
+	for _, bytes := range []int{16 << 10, 1 << 20} {
+		for _, outstanding := range []int{1, 8} {
+			b.Run(fmt.Sprintf("%dKiB/%d/windows", bytes>>10, outstanding), func(b *testing.B) {
+				benchmarkLarge(b, bytes, outstanding)
+			})
+			b.Run(fmt.Sprintf("%dKiB/%d/keys", bytes>>10, outstanding), func(b *testing.B) {
+				benchmarkLarge(b, bytes, outstanding, WithRegionKeys())
+			})
+		}
+	}
+}
+
+func benchmarkLarge(b *testing.B, bytes, outstanding int, opts ...Option) {
+	r := newRig(b, opts...)
+	r.srv.Handle(rigEcho, func(h *RequestHandle) (msgbuf.Buf, error) { return h.Response(8) })
+	p := newPump(r, bytes, 8, outstanding)
+	p.run(20)
+	b.ReportAllocs()
+	b.SetBytes(int64(bytes))
+	b.ResetTimer()
+	p.run(b.N)
 }
 
 // BenchmarkCall is one blocking call; the server runs on its own goroutine, and

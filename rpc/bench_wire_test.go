@@ -20,7 +20,7 @@ type wireClient struct {
 	sessions []*rpc.Session
 }
 
-func newWireClient(tb testing.TB, sessions int) *wireClient {
+func newWireClient(tb testing.TB, sessions int, opts ...rpc.Option) *wireClient {
 	tb.Helper()
 	backend := rpctest.TwoProcesses()
 	must := func(err error) {
@@ -35,7 +35,7 @@ func newWireClient(tb testing.TB, sessions int) *wireClient {
 	if err != nil {
 		tb.Fatal(errors.Join(err, srv.Close()))
 	}
-	ep, err := rpc.NewEndpoint(p.Nexus, 1, p.Verbs)
+	ep, err := rpc.NewEndpoint(p.Nexus, 1, p.Verbs, opts...)
 	tb.Cleanup(func() {
 		if ep != nil {
 			ep.Close()
@@ -152,15 +152,28 @@ func BenchmarkTwoProcessesCall(b *testing.B) {
 func BenchmarkTwoProcessesLarge(b *testing.B) {
 	for _, size := range []int{16 << 10, 1 << 20, 16 << 20, 64 << 20} {
 		b.Run(fmt.Sprintf("%dKiB", size>>10), func(b *testing.B) {
-			c := newWireClient(b, 1)
-			req, resp := c.buf(size), c.buf(8)
-			b.SetBytes(int64(size))
-			b.ResetTimer()
-			for range b.N {
-				if err := c.sessions[0].Call(context.Background(), rpctest.TypeChecksum, req, resp); err != nil {
-					b.Fatal(err)
-				}
-			}
+			benchmarkWireLarge(b, size)
 		})
+	}
+}
+
+// BenchmarkTwoProcessesWindows is what it costs to offer messages by memory
+// windows.
+func BenchmarkTwoProcessesWindows(b *testing.B) {
+	for _, size := range []int{16 << 10, 1 << 20} {
+		b.Run(fmt.Sprintf("%dKiB/windows", size>>10), func(b *testing.B) { benchmarkWireLarge(b, size) })
+		b.Run(fmt.Sprintf("%dKiB/keys", size>>10), func(b *testing.B) { benchmarkWireLarge(b, size, rpc.WithRegionKeys()) })
+	}
+}
+
+func benchmarkWireLarge(b *testing.B, size int, opts ...rpc.Option) {
+	c := newWireClient(b, 1, opts...)
+	req, resp := c.buf(size), c.buf(8)
+	b.SetBytes(int64(size))
+	b.ResetTimer()
+	for range b.N {
+		if err := c.sessions[0].Call(context.Background(), rpctest.TypeChecksum, req, resp); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -587,7 +587,7 @@ func (ep *Endpoint) carePeers() {
 		ep.growWindows(n)
 	}
 	if ep.t.Staled() {
-		time.AfterFunc(transport.StaleTime+time.Millisecond, ep.wakeUp)
+		time.AfterFunc(ep.opt.staleTime+time.Millisecond, ep.wakeUp)
 	}
 }
 

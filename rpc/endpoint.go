@@ -158,7 +158,8 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		MaxRead:  port.MaxMsgSize,
 		Break:    opt.faults.breaker(),
 		Windows:  ep.firstWindows(), MaxWindows: opt.ringDepth,
-		Memory: ep.mem.small,
+		StaleTime: opt.staleTime,
+		Memory:    ep.mem.small,
 	})
 	if err != nil {
 		return nil, err

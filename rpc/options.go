@@ -30,6 +30,7 @@ type options struct {
 	faults     *Faults
 	regionKeys bool
 	congestion congestion.Control
+	staleTime  time.Duration // of a pull whose message must be offered anew
 
 	initialRTO, minRTO, maxRTO time.Duration // of the engine
 }
@@ -48,6 +49,7 @@ func defaultOptions() options {
 		timeout:    30 * time.Second,
 		spin:       50 * time.Microsecond,
 		workers:    8,
+		staleTime:  repairTime,
 		nesting:    16,
 		laneIdle:   10 * time.Second,
 

@@ -3,7 +3,6 @@ package transport
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
 	"github.com/rrppcc-go/rrppcc/uverbs"
@@ -162,10 +161,6 @@ func (t *Transport) postReads(e *engine.Engine, now int64) {
 	}
 }
 
-// StaleTime is how long a pull waits for the peer to offer the message anew, by
-// the connection that is in use.
-const StaleTime = 5 * time.Second
-
 // fresh reports whether the message is offered by the connection in use.
 func (x *pull) fresh(e *engine.Engine) bool {
 	r := &x.read
@@ -180,7 +175,7 @@ func (x *pull) fresh(e *engine.Engine) bool {
 func (t *Transport) renewStale(e *engine.Engine, now int64) {
 	t.stale = slices.DeleteFunc(t.stale, func(x *pull) bool {
 		switch p := x.peer; {
-		case p.detached, now-x.since > int64(StaleTime), !e.Wanted(x.read.Token):
+		case p.detached, now-x.since > int64(t.cfg.StaleTime), !e.Wanted(x.read.Token):
 			t.endPull(e, now, x, false)
 		case x.fresh(e):
 			p.pulls.push(x)
@@ -193,7 +188,7 @@ func (t *Transport) renewStale(e *engine.Engine, now int64) {
 }
 
 // Staled reports, once, that pulls have begun to wait for a new offer. The owner
-// must flush after StaleTime.
+// must flush after Config.StaleTime.
 func (t *Transport) Staled() bool {
 	s := t.staled
 	t.staled = false

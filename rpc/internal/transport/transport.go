@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/rrppcc-go/rrppcc/msgbuf"
 	"github.com/rrppcc-go/rrppcc/rpc/internal/engine"
@@ -38,7 +39,10 @@ type Config struct {
 	// Large messages are offered by memory windows, if Windows is not 0: so many
 	// are there from the start, and MaxWindows at most.
 	Windows, MaxWindows int
-	Memory              *msgbuf.Pool // local-only memory for ring and headers
+	// StaleTime is how long a pull waits for the peer to offer its message anew,
+	// by the connection that is in use.
+	StaleTime time.Duration
+	Memory    *msgbuf.Pool // local-only memory for ring and headers
 }
 
 // Transport is an endpoint's queues. All methods belong to its owner, except

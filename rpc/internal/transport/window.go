@@ -154,6 +154,10 @@ func (t *Transport) AddWindows(mws []*uverbs.MW) {
 	w.count += len(mws)
 }
 
+// Windows returns how many windows there are, and how many of them nothing is
+// offered by.
+func (t *Transport) Windows() (all, free int) { return t.win.count, len(t.win.free) }
+
 // WantWindows returns how many windows the transport lacks: offers wait, or
 // windows were lost with connections.
 func (t *Transport) WantWindows() int {
