@@ -123,10 +123,11 @@ func runPyverbs(t *testing.T, dir string) map[string]verdict {
 		var out, log bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &log
 		runErr := cmd.Run()
+		late := ctx.Err()
 		cancel()
 		r := readRun(t, &out, got)
-		if r.total == 0 || ctx.Err() != nil {
-			t.Fatalf("the tests did not run to their end: %v\n%s", errors.Join(runErr, ctx.Err()), log.String())
+		if r.total == 0 || late != nil {
+			t.Fatalf("the tests did not run to their end: %v\n%s", errors.Join(runErr, late), log.String())
 		}
 		if r.running == "" {
 			if r.next != r.total {
