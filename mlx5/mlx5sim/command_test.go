@@ -71,6 +71,25 @@ func TestGenericErrnosAreTheKernels(t *testing.T) {
 	}
 }
 
+func TestQueryContextAnswersWhatGetContextDid(t *testing.T) {
+	for _, static := range []int{24, 32} { // without and with lib_caps: static and dynamic registers
+		u := newUser(t)
+		b := uctxReq(16, 4, 0, 1, 3)
+		first, again := u.out(attrUHWOut, 72), u.out(attrQueryCtxUCtx, 72)
+		vectors := u.out(attrCtxVectors, 4)
+		u.want(syscall.EINVAL, command(objDevice, 4, again)) // no context yet
+		u.must(command(objDevice, 3, u.in(attrUHWIn, b[:static]), first))
+		u.must(command(objDevice, 4, vectors, again))
+		if got, want := u.at(again.data, 72), u.at(first.data, 72); !bytes.Equal(got, want) {
+			t.Errorf("QUERY_CONTEXT answers\n%x, GET_CONTEXT answered\n%x", got, want)
+		}
+		if n := le.Uint32(u.at(vectors.data, 4)); n != numCompVectors {
+			t.Errorf("%d completion vectors", n)
+		}
+		u.must(command(objDevice, 4, u.out(attrQueryCtxUCtx, 44)))
+	}
+}
+
 func TestGetContextTakesAllSizesOfItsStructs(t *testing.T) {
 	for _, tt := range []struct {
 		name    string

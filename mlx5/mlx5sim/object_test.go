@@ -246,7 +246,7 @@ func TestCreateQPChecksWhatTheDriverChecks(t *testing.T) {
 		{"short driver half", caps, good()[:28], nil, syscall.EINVAL},
 		{"driver half without uidx", caps, good()[:32], nil, syscall.EINVAL},
 		{"longer driver half, not zero", caps, append(good(), 1), nil, syscall.EINVAL},
-		{"unknown create flag", caps, good(), []tattr{in32(attrQPFlags, 2)}, syscall.EINVAL},
+		{"unknown create flag", caps, good(), []tattr{in32(attrQPFlags, 4)}, syscall.EINVAL},
 		{"source QPN", caps, good(), []tattr{in32(attrQPSource, 5)}, syscall.EINVAL},
 		{"on an SRQ that is none", caps, good(), []tattr{obj(attrQPSRQ, 99)}, syscall.ENOENT},
 		{"on an SRQ that is a PD", caps, good(), []tattr{obj(attrQPSRQ, pdh)}, syscall.EINVAL},

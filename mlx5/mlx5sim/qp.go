@@ -14,7 +14,8 @@ const (
 )
 
 const (
-	qpCreateSigAll = 1 << 12 // IB_UVERBS_QP_CREATE_SQ_SIG_ALL
+	qpCreateBlockMulticastLoopback = 1 << 1  // IB_UVERBS_QP_CREATE_BLOCK_MULTICAST_LOOPBACK: there is no multicast to block
+	qpCreateSigAll                 = 1 << 12 // IB_UVERBS_QP_CREATE_SQ_SIG_ALL
 
 	// Flags of struct mlx5_ib_create_qp that are understood. Scatter-to-CQE is
 	// for connected QPs alone, and for what the requester fetches only where every
@@ -74,7 +75,7 @@ func (c *call) createQP() error {
 	}
 	q.srq, _ = c.objects[2].(*srq)
 	flags := c.word(attrQPFlags)
-	if flags&^uint64(qpCreateSigAll) != 0 || c.arg(attrQPSource) != nil {
+	if flags&^uint64(qpCreateSigAll|qpCreateBlockMulticastLoopback) != 0 || c.arg(attrQPSource) != nil {
 		return syscall.EINVAL
 	}
 	q.sigAll = flags&qpCreateSigAll != 0
@@ -211,6 +212,10 @@ func (c *call) queryQP() error {
 		return err
 	}
 	a := &q.attr
+	var rqSGE uint32
+	if q.rq.size > 0 {
+		rqSGE = q.rq.stride / 16 // bytes of a data segment
+	}
 	draining := b2u8(a.state == stateSQD && q.draining())
 	w := make(writer, 0, 128)
 	w.u8(a.dest.dgid[:]...)
@@ -218,7 +223,9 @@ func (c *call) queryQP() error {
 	w.u16(0, 0) // dlid, reserved
 	w.u8(a.dest.sgidIndex, a.dest.hopLimit, a.dest.trafficClass, a.dest.sl, 0, 0, b2u8(a.dest.isGlobal), a.dest.port)
 	w = append(w, make([]byte, 32)...) // alt_dest
-	w.u32(q.cap.sendWR, q.cap.recvWR, q.cap.sendSGE, q.cap.recvSGE, q.cap.inline)
+	// Of the RQ mlx5_ib says what it holds, which may be more than was asked for;
+	// of the SQ it says nothing: the library knows.
+	w.u32(0, q.rq.size, 0, rqSGE, 0)
 	w.u32(a.qkey, a.rqPSN, a.sqPSN, a.destQPN, a.access)
 	w.u16(a.pkeyIndex, 0)
 	w.u8(a.state, a.state, a.pathMTU, 0, draining, a.maxRdAtomic, a.maxDestRd, a.minRNRTimer)

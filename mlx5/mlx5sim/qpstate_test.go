@@ -203,7 +203,7 @@ func TestQueryQPAnswersWhatModifyQPSet(t *testing.T) {
 	}{
 		{"dgid tail", 12, 4, 0x0200000a}, {"flow_label", 16, 4, 0x12345}, {"sgid_index", 24, 1, 3}, {"hop_limit", 25, 1, 64},
 		{"traffic_class", 26, 1, 0x60}, {"sl", 27, 1, 3}, {"is_global", 30, 1, 1}, {"dest port", 31, 1, 1},
-		{"max_send_wr", 64, 4, 8}, {"max_recv_wr", 68, 4, 8}, {"qkey", 84, 4, 0}, {"rq_psn", 88, 4, 0x123456}, {"sq_psn", 92, 4, 0x654321},
+		{"max_send_wr", 64, 4, 0}, {"max_recv_wr", 68, 4, 8}, {"qkey", 84, 4, 0}, {"rq_psn", 88, 4, 0x123456}, {"sq_psn", 92, 4, 0x654321},
 		{"dest_qp_num", 96, 4, 0x1a4}, {"access", 100, 4, accessRemoteRead}, {"state", 108, 1, stateRTS}, {"cur_state", 109, 1, stateRTS},
 		{"path_mtu", 110, 1, 3}, {"max_rd_atomic", 113, 1, 16}, {"max_dest_rd_atomic", 114, 1, 16}, {"min_rnr_timer", 115, 1, 12},
 		{"port", 116, 1, 1}, {"timeout", 117, 1, 14}, {"retry_cnt", 118, 1, 7}, {"rnr_retry", 119, 1, 7}, {"sig_all", 122, 1, 0},
