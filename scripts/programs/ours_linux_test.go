@@ -56,7 +56,8 @@ func TestLibmlx5MeetsOurVerbs(t *testing.T) {
 					t.Run(fmt.Sprintf("RDMA of %d bytes", n), func(t *testing.T) { exchangeRDMA(t, u, p, n) })
 				}
 				for _, kind := range []string{"RC", "UC", "UD"} {
-					if kind != "UD" || n <= 4096 {
+					// What is not acknowledged stays short: a busy machine loses packets.
+					if kind == "RC" || n <= 4096 {
 						t.Run(fmt.Sprintf("%s messages of %d bytes", kind, n), func(t *testing.T) { exchangeMessages(t, u, p, kind, n) })
 					}
 				}
@@ -110,6 +111,9 @@ func exchangeMessages(t *testing.T, u *ours, p *peer, kind string, n int) {
 // exchangeRDMA writes and reads n bytes each way.
 func exchangeRDMA(t *testing.T, u *ours, p *peer, n int) {
 	for i, kind := range []string{"RC", "UC"} {
+		if kind == "UC" && n > 4096 {
+			continue
+		}
 		seed := 10 * i
 		u.fill(outAt, n, seed)
 		u.post(t, kind, uverbs.SendWR{Opcode: uverbs.WRRDMAWrite, RemoteAddr: p.hello.Addr + inAt, RKey: p.hello.RKey, SGList: []uverbs.SGE{u.mr.SGE(outAt, n)}})

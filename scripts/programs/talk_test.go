@@ -61,7 +61,7 @@ func TestPingpongs(t *testing.T) {
 func TestPerftest(t *testing.T) {
 	for _, c := range []struct{ program, args string }{
 		{"ib_send_bw", "-s 4096 -n 1000"},
-		{"ib_send_bw", "-a -n 20"},
+		{"ib_send_bw", "-s 1048576 -n 50"},
 		{"ib_send_bw", "-c UC -s 4096 -n 1000"},
 		{"ib_send_bw", "-c UD -s 2048 -n 1000"},
 		{"ib_send_bw", "-e -s 4096 -n 1000"},
