@@ -557,7 +557,6 @@ main() {
 		had+=("$version")
 		if ((${#had[@]} > 1)); then
 			spare 'rpc-loss-*' "takes as long as all others together, and Linux ${had[0]} has run it"
-			spare interop "rxe on 6.12 now and then warns about itself (rxe_comp.c) and stops while packets are lost on purpose; Linux ${had[0]} has run it"
 		fi
 		((jobs == 0)) || all_jobs "$version" || worst $?
 	done

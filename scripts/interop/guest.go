@@ -51,9 +51,9 @@ func guestMain(args []string) error {
 	for p := range strings.SplitSeq(*parts, ",") {
 		switch p {
 		case "scenario":
-			run("scenario", func() error { return g.scenario(noLoss) })
+			run("scenario", func() error { return g.scenario(false) })
 		case "loss":
-			run("scenario with loss", func() error { return g.scenario(aloneLoss) })
+			run("scenario with loss", func() error { return g.scenario(true) })
 		case "programs":
 			for _, o := range games(4096, 1024) {
 				run(o.String()+", the simulated device at the other end", func() error { return g.playHost(o) })
@@ -141,13 +141,20 @@ func readCounts(device string) (c counts, err error) {
 	return c, nil
 }
 
-func (g *guest) scenario(l loss) error {
-	t, err := g.ask(request{Scenario: true, Loss: l})
+func (g *guest) scenario(lossy bool) error {
+	release, err := kernelRelease()
+	if err != nil {
+		return err
+	}
+	t, err := g.ask(request{Scenario: true, Lossy: lossy})
 	if err != nil {
 		return err
 	}
 	defer t.conn.Close()
-	return errors.Join(open(g.device, func(h *half) error { return runScenario(h, t, l, g.out) }), t.verdict())
+	return errors.Join(open(g.device, func(h *half) error {
+		h.limits = rxeLimits(release)
+		return runScenario(h, t, lossy, g.out)
+	}), t.verdict())
 }
 
 // playHost runs the program on this machine's device, with the host at its

@@ -38,6 +38,7 @@ type half struct {
 	sendCQ queue
 	recvCQ queue
 	mr     *uverbs.MR
+	limits limits // of the device's driver
 
 	// count reads the device's counters.
 	count func() (counts, error)

@@ -20,7 +20,7 @@ import (
 // request is what the guest wants of the host.
 type request struct {
 	Scenario bool
-	Loss     loss
+	Lossy    bool
 	PingPong *pingpong
 }
 
@@ -128,18 +128,18 @@ func (h *host) handle(t *talk) (err error) {
 		return err
 	}
 	before := h.dev.Stats()
-	if err := h.lose(r.Loss); err != nil {
+	if err := h.lose(r.Lossy); err != nil {
 		return errors.Join(err, t.tell(answer{Err: err.Error()}))
 	}
 	switch {
 	case r.Scenario:
-		err = h.scenario(t, r.Loss)
+		err = h.scenario(t, r.Lossy)
 	case r.PingPong != nil:
 		err = h.pingpong(t, *r.PingPong)
 	default:
 		err = errors.New("the request is for nothing")
 	}
-	err = errors.Join(err, h.lose(noLoss))
+	err = errors.Join(err, h.lose(false))
 	now := h.dev.Stats()
 	bad, was := now.Drops, before.Drops
 	out, in := now.FaultsOut, now.FaultsIn
@@ -151,7 +151,7 @@ func (h *host) handle(t *talk) (err error) {
 	if bad.BadICRC != was.BadICRC || bad.Malformed != was.Malformed {
 		err = errors.Join(err, fmt.Errorf("%d packets with a bad ICRC, %d malformed", bad.BadICRC-was.BadICRC, bad.Malformed-was.Malformed))
 	}
-	if r.Loss != noLoss && (lost == 0 || odd == 0) {
+	if r.Lossy && (lost == 0 || odd == 0) {
 		err = errors.Join(err, errors.New("no packet was lost, or none late"))
 	}
 	var a answer
@@ -162,9 +162,9 @@ func (h *host) handle(t *talk) (err error) {
 }
 
 // lose sets what happens to packets on purpose.
-func (h *host) lose(l loss) error {
+func (h *host) lose(lossy bool) error {
 	var f mlx5sim.Faults
-	if l != noLoss {
+	if lossy {
 		f = mlx5sim.Faults{Loss: 0.02, Duplicate: 0.01, Reorder: 0.01}
 	}
 	_, err := h.dev.SetFaults(mlx5sim.BothWays, f, 1)
@@ -188,8 +188,8 @@ func (h *host) open(f func(*half) error) error {
 	return errors.Join(f(half), half.Close(), ctx.Close())
 }
 
-func (h *host) scenario(t *talk, l loss) error {
-	return h.open(func(half *half) error { return runScenario(half, t, l, io.Discard) })
+func (h *host) scenario(t *talk, lossy bool) error {
+	return h.open(func(half *half) error { return runScenario(half, t, lossy, io.Discard) })
 }
 
 // pingpong plays with a program whose TCP connection comes in at a port of its

@@ -58,16 +58,19 @@ func twoHosts(t *testing.T) (hosts [2]*host, log *bytes.Buffer) {
 
 // askSecond runs the scenario: the second host answers a guest, of whose device the
 // first one takes the place.
-func askSecond(t *testing.T, hosts [2]*host, l loss) error {
+func askSecond(t *testing.T, hosts [2]*host, lossy bool, l limits) error {
 	here, there := tcpPair(t)
 	var wg sync.WaitGroup
 	var answered error
 	wg.Go(func() { answered = hosts[1].handle(newTalk(there)) })
 	talk := newTalk(here)
-	err := talk.tell(request{Scenario: true, Loss: l})
+	err := talk.tell(request{Scenario: true, Lossy: lossy})
 	if err == nil {
 		var out bytes.Buffer
-		err = errors.Join(hosts[0].open(func(h *half) error { return runScenario(h, talk, l, &out) }), talk.verdict())
+		err = errors.Join(hosts[0].open(func(h *half) error {
+			h.limits = l
+			return runScenario(h, talk, lossy, &out)
+		}), talk.verdict())
 		t.Log(out.String())
 	}
 	here.Close()
@@ -76,10 +79,13 @@ func askSecond(t *testing.T, hosts [2]*host, l loss) error {
 }
 
 func TestSimulatedDevicesInterOperate(t *testing.T) {
-	for _, l := range []loss{noLoss, queueLoss} {
+	for _, tt := range []struct {
+		lossy bool
+		limits
+	}{{false, limits{}}, {true, limits{}}, {true, limits{NoEmptyRead: true, NoLongRead: true}}} {
 		hosts, log := twoHosts(t)
-		if err := askSecond(t, hosts, l); err != nil {
-			t.Error(err)
+		if err := askSecond(t, hosts, tt.lossy, tt.limits); err != nil {
+			t.Errorf("%+v: %v", tt, err)
 		}
 		t.Log(log)
 	}

@@ -76,16 +76,17 @@ const (
 	foundAt   = addAt + 8
 )
 
-// roundBytes is how long the messages of a round are.
-func roundBytes(i int) int { return (i*i*97 + i) % 12000 }
+// roundLen is how long the messages of a round are: no longer than half of its
+// span.
+func roundLen(i int) int { return min((i*i*97+i)%12000, roundSpan/2-guard) }
 
 // Where a round's data are, behind inAt and outAt: first of the SEND, then of
 // the WRITE or the READ.
 func roundAt(i, part int) int { return i*roundSpan + part*(roundSpan/2) }
 
-// post4 posts a round. A length is cut to the half of the round's span.
+// post4 posts a round.
 func (p *party) post4(i int, last bool) error {
-	n := min(roundBytes(i), roundSpan/2-guard)
+	n := roundLen(i)
 	flags := uverbs.SendFlags(0)
 	if last {
 		flags = uverbs.SendSignaled
@@ -93,7 +94,7 @@ func (p *party) post4(i int, last bool) error {
 	return post(p.rc,
 		uverbs.SendWR{Opcode: uverbs.WRSend, SGList: []uverbs.SGE{p.sge(outAt+roundAt(i, 0), n)}},
 		uverbs.SendWR{Opcode: uverbs.WRRDMAWrite, SGList: []uverbs.SGE{p.sge(outAt+roundAt(i, 1), n)}, RemoteAddr: p.remote(inAt + roundAt(i, 1)), RKey: p.peer.RKey},
-		uverbs.SendWR{Opcode: uverbs.WRRDMARead, SGList: []uverbs.SGE{p.sge(inAt+largest/2+roundAt(i, 0), n)}, RemoteAddr: p.remote(outAt + roundAt(i, 1)), RKey: p.peer.RKey},
+		uverbs.SendWR{Opcode: uverbs.WRRDMARead, SGList: []uverbs.SGE{p.sge(inAt+largest/2+roundAt(i, 0), p.queuedRead(i))}, RemoteAddr: p.remote(outAt + roundAt(i, 1)), RKey: p.peer.RKey},
 		uverbs.SendWR{WRID: uint64(i), Opcode: uverbs.WRAtomicFetchAndAdd, Flags: flags, SGList: []uverbs.SGE{p.sge(foundAt+8*i, 8)},
 			RemoteAddr: p.remote(addAt), RKey: p.peer.RKey, CompareAdd: uint64(i)})
 }
@@ -102,12 +103,13 @@ func (p *party) post4(i int, last bool) error {
 func (p *party) prepareRounds(seed uint32, receives bool) error {
 	word.PutUint64(p.mem(addAt, 8), 0)
 	for i := range rounds {
-		n := min(roundBytes(i), roundSpan/2-guard)
+		n := roundLen(i)
 		for part := range uint32(2) {
-			p.fill(outAt+roundAt(i, int(part)), n, seed+uint32(i)*2+part)
+			// One byte at least: queuedRead may make 0 that.
+			p.fill(outAt+roundAt(i, int(part)), max(n, 1), seed+uint32(i)*2+part)
 			p.poison(inAt+roundAt(i, int(part)), n)
 		}
-		p.poison(inAt+largest/2+roundAt(i, 0), n)
+		p.poison(inAt+largest/2+roundAt(i, 0), p.queuedRead(i))
 		if receives {
 			if err := recv(p.rc, uint64(i), p.sge(inAt+roundAt(i, 0), n)); err != nil {
 				return err
@@ -132,8 +134,7 @@ func (p *party) postRounds() error {
 func (p *party) checkActive(seed uint32) error {
 	sum := uint64(0)
 	for i := range rounds {
-		n := min(roundBytes(i), roundSpan/2-guard)
-		if err := p.holds(inAt+largest/2+roundAt(i, 0), n, seed+uint32(i)*2+1); err != nil {
+		if err := p.holds(inAt+largest/2+roundAt(i, 0), p.queuedRead(i), seed+uint32(i)*2+1); err != nil {
 			return fmt.Errorf("READ %d: %w", i, err)
 		}
 		if got := word.Uint64(p.mem(foundAt+8*i, 8)); got != sum {
@@ -146,7 +147,7 @@ func (p *party) checkActive(seed uint32) error {
 
 func (p *party) checkPassive(seed uint32) error {
 	for i := range rounds {
-		n := min(roundBytes(i), roundSpan/2-guard)
+		n := roundLen(i)
 		if _, err := p.received(uint64(i), uverbs.WCRecv, n); err != nil {
 			return fmt.Errorf("SEND %d: %w", i, err)
 		}
@@ -191,7 +192,13 @@ func stepBoth(p *party, active bool) error {
 	if active {
 		seeds[0], seeds[1] = seeds[1], seeds[0]
 	}
-	if err := errors.Join(p.prepareRounds(seeds[0], true), p.meet("prepared"), p.postRounds(), p.meet("done")); err != nil {
+	if err := errors.Join(p.prepareRounds(seeds[0], true), p.meet("prepared")); err != nil {
+		return err
+	}
+	if err := p.postRounds(); err != nil {
+		return err
+	}
+	if err := p.meet("done"); err != nil {
 		return err
 	}
 	return errors.Join(p.checkActive(seeds[1]), p.checkPassive(seeds[1]))

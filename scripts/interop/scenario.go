@@ -16,7 +16,7 @@ type party struct {
 	ah     *uverbs.AH
 	peer   params
 	start  counts // of the device, when the scenario began
-	loss   loss   // the wire's
+	lossy  bool   // packets get lost, repeated and late
 }
 
 // params is what one half tells the other.
@@ -27,48 +27,38 @@ type params struct {
 	PSN    uint32
 	Addr   uint64 // of the memory
 	RKey   uint32
+	Limits limits
 }
 
 // A step is run twice, with each half once the active one.
 type step struct {
-	name string
-	bear loss // the worst wire on which it is to work
-	run  func(p *party, active bool) error
+	name  string
+	lossy bool // is to work where packets get lost, too
+	run   func(p *party, active bool) error
 }
-
-// loss is what happens to packets on purpose.
-type loss int
-
-const (
-	noLoss loss = iota
-	// aloneLoss: packets get lost while there is one operation at a time.
-	aloneLoss
-	// queueLoss: while there are many. Soft-RoCE is not asked to bear it: on
-	// Linux 6.12 its completer was seen to warn about itself and to stop.
-	queueLoss
-)
 
 var steps = []step{
-	{"SEND", aloneLoss, stepSend},
-	{"SEND with immediate, inline, gathered", aloneLoss, stepSendShapes},
-	{"WRITE", aloneLoss, stepWrite},
-	{"WRITE with immediate", aloneLoss, stepWriteImm},
-	{"READ", aloneLoss, stepRead},
-	{"atomics", aloneLoss, stepAtomics},
-	{"a queue of all opcodes", queueLoss, stepMixed},
-	{"both directions at once", queueLoss, stepBoth},
-	{"SEND before there is a receive", noLoss, stepRNR},
-	{"datagrams", noLoss, stepDatagrams},
-	{"every packet was counted", noLoss, stepCount},
-	{"wrong rkey", noLoss, stepWrongRKey},
-	{"READ out of bounds", noLoss, stepOutOfBounds},
-	{"SEND that is too long", noLoss, stepTooLong},
-	{"SEND to nobody", noLoss, stepNobody},
+	{"SEND", true, stepSend},
+	{"SEND with immediate, inline, gathered", true, stepSendShapes},
+	{"WRITE", true, stepWrite},
+	{"WRITE with immediate", true, stepWriteImm},
+	{"READ", true, stepRead},
+	{"atomics", true, stepAtomics},
+	{"a queue of all opcodes", true, stepMixed},
+	{"both directions at once", true, stepBoth},
+	{"SEND before there is a receive", false, stepRNR},
+	{"datagrams", false, stepDatagrams},
+	{"every packet was counted", false, stepCount},
+	{"wrong rkey", false, stepWrongRKey},
+	{"READ out of bounds", false, stepOutOfBounds},
+	{"SEND that is too long", false, stepTooLong},
+	{"SEND to nobody", false, stepNobody},
 }
 
-// runScenario runs the steps that bear the wire, with the other half.
-func runScenario(h *half, t *talk, l loss, log io.Writer) error {
-	p := &party{half: h, talk: t, loss: l}
+// runScenario runs all steps with the other half, or those that are to work on a
+// lossy wire.
+func runScenario(h *half, t *talk, lossy bool, log io.Writer) error {
+	p := &party{half: h, talk: t, lossy: lossy}
 	var err error
 	if p.start, err = h.count(); err != nil {
 		return err
@@ -81,7 +71,7 @@ func runScenario(h *half, t *talk, l loss, log io.Writer) error {
 		return err
 	}
 	for _, s := range steps {
-		if s.bear < l {
+		if lossy && !s.lossy {
 			continue
 		}
 		for _, active := range []bool{!theirs, theirs} {
@@ -110,7 +100,7 @@ func (p *party) step(s step, active bool) error {
 }
 
 func (p *party) params(rc, ud uint32, psn uint32) params {
-	return params{GID: p.gid.GID, MTU: p.mtu, RC: rc, UD: ud, PSN: psn, Addr: p.mr.Addr(), RKey: p.mr.RKey()}
+	return params{GID: p.gid.GID, MTU: p.mtu, RC: rc, UD: ud, PSN: psn, Addr: p.mr.Addr(), RKey: p.mr.RKey(), Limits: p.limits}
 }
 
 // nearWrap is a first PSN from which the PSNs soon start over.
@@ -164,12 +154,15 @@ func (p *party) pair(change func(l *link)) (*uverbs.QP, error) {
 // sizes of messages: around the edges of packets, and large ones. Where each
 // lost packet may cost a timeout they are fewer.
 func (p *party) sizes() []int {
-	mtu := min(p.mtu, p.peer.MTU).Bytes()
-	if p.loss != noLoss {
+	mtu := p.linkMTU()
+	if p.lossy {
 		return []int{0, mtu + 1, 65536, largest}
 	}
 	return []int{0, 1, 2, 3, 4, mtu - 1, mtu, mtu + 1, 2 * mtu, 3*mtu + 5, 16*mtu - 3, 65536, 300_001, largest}
 }
+
+// linkMTU is that of the path between the halves.
+func (p *party) linkMTU() int { return min(p.mtu, p.peer.MTU).Bytes() }
 
 func (p *party) remote(at int) uint64 { return p.peer.Addr + uint64(at) }
 
@@ -211,7 +204,7 @@ func stepSendShapes(p *party, active bool) error {
 		inlined = 50
 		parts   = 5003
 	)
-	mtu := min(p.mtu, p.peer.MTU).Bytes()
+	mtu := p.linkMTU()
 	wrs := []uverbs.SendWR{
 		{WRID: 1, Opcode: uverbs.WRSendWithImm, ImmData: 0x01020304, Flags: uverbs.SendSignaled, SGList: []uverbs.SGE{p.sge(outAt, 3*mtu+1)}},
 		{WRID: 2, Opcode: uverbs.WRSendWithImm, ImmData: 0xfffefdfc, Flags: uverbs.SendSignaled | uverbs.SendSolicited},
@@ -328,7 +321,7 @@ func stepWriteImm(p *party, active bool) error {
 }
 
 func stepRead(p *party, active bool) error {
-	for i, n := range p.sizes() {
+	for i, n := range p.readSizes(active) {
 		seed := uint32(400 + i)
 		if active {
 			p.poison(inAt, n)
