@@ -16,7 +16,10 @@ func TestLoopback(t *testing.T) { rpctest.Run(t, rpctest.Loopback()) }
 
 func TestTwoProcesses(t *testing.T) { rpctest.Run(t, rpctest.TwoProcesses()) }
 
-func TestDevice(t *testing.T) {
+func TestDevice(t *testing.T) { rpctest.Run(t, device(t)) }
+
+// device is the backend of the device that RRPC_DEVICE names.
+func device(t *testing.T) rpctest.Backend {
 	name := os.Getenv("RRPC_DEVICE")
 	if name == "" {
 		t.Skip("RRPC_DEVICE names no device")
@@ -25,5 +28,5 @@ func TestDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rpctest.Run(t, b)
+	return b
 }

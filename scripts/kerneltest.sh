@@ -18,6 +18,7 @@
 #                  between them; the server has the first of the kernels, the client
 #                  the last. The standard jobs of all kernels have that, too
 #   --again        a job that fails, or a guest that dies, gets a second chance
+#   --kills N      how often the job rpc-kills kills each kind of process (2)
 #   --figures      nothing but scripts/figures: latencies and rates, with perftest's beside them
 #   --tools        put ibverbs-utils, perftest and strace into the guest
 #   --timeout S    seconds that one job of --test or --exec may take (120)
@@ -74,13 +75,13 @@ die() {
 	exit "$code"
 }
 
-kernels=6.1 run_regex=. list= keep= update= tools= figures= two_guests= again= timeout=120
+kernels=6.1 run_regex=. list= keep= update= tools= figures= two_guests= again= timeout=120 kills=2
 tests=() commands=() test_args=() qemu_args=()
 
 parse() {
 	while (($#)); do
 		case $1 in
-		--kernel | --run | --test | --exec | --shell-cmd | --timeout | --qemu)
+		--kernel | --run | --test | --exec | --shell-cmd | --timeout | --kills | --qemu)
 			(($# > 1)) || die 2 "$1 wants an argument; --help lists the options"
 			;;&
 		--kernel)
@@ -97,6 +98,10 @@ parse() {
 		--timeout)
 			[[ $2 =~ ^[1-9][0-9]*$ ]] || die 2 "--timeout $2: a number of seconds"
 			timeout=$2 && shift
+			;;
+		--kills)
+			[[ $2 =~ ^[1-9][0-9]*$ ]] || die 2 "--kills $2: a number"
+			kills=$2 && shift
 			;;
 		--qemu) qemu_args+=("$2") && shift ;;
 		--list) list=1 ;;
@@ -295,6 +300,7 @@ standard_jobs() {
 	if tested ./uverbs/verbstest; then standard_test verbs 300 ./uverbs/verbstest 'Environment|Device'; fi
 	if links_rxe ./rpc; then
 		standard_test rpc 300 ./rpc '^TestDevice$'
+		standard_test rpc-kills $((60 + 8 * kills)) ./rpc '^TestDeviceKills$' '' env "RRPC_KILLS=$kills"
 		for loss in 1 5; do
 			# 16 MiB each way take half a minute at 1 %, because rxe finds out by a
 			# timeout that the last packets of a READ were lost, and minutes at 5 %.

@@ -191,16 +191,19 @@ var deathTests = []test{
 	}},
 }
 
-// connectOnceFree connects to an endpoint whose ring is full at first.
 func (e *env) connectOnceFree(ep *rpc.Endpoint, uri string, id uint16) *rpc.Session {
 	e.Helper()
+	s, err := connectOnceFree(e.ctx, ep, uri, id)
+	e.must(err)
+	return s
+}
+
+// connectOnceFree connects to an endpoint whose ring is full at first.
+func connectOnceFree(ctx context.Context, ep *rpc.Endpoint, uri string, id uint16) (*rpc.Session, error) {
 	for {
-		s, err := ep.Connect(e.ctx, uri, id)
-		if err == nil {
-			return s
-		}
-		if !errors.Is(err, rpc.ErrRingExhausted) || e.ctx.Err() != nil {
-			e.Fatal(err)
+		s, err := ep.Connect(ctx, uri, id)
+		if !errors.Is(err, rpc.ErrRingExhausted) || ctx.Err() != nil {
+			return s, err
 		}
 	}
 }

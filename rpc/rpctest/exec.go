@@ -14,18 +14,26 @@ import (
 	"github.com/rrppcc-go/rrppcc/internal/leakcheck"
 )
 
-// serverEnv makes a test binary a server; its value is a ServerConfig as JSON.
-const serverEnv = "RRPC_TEST_SERVER"
+// roleEnv makes a test binary something else; its value is a role as JSON.
+const roleEnv = "RRPC_TEST_ROLE"
+
+// role is what a process that a test starts is to be: a server, or a client that
+// calls without end.
+type role struct {
+	Server ServerConfig
+	Caller *caller `json:",omitempty"`
+	Device string  // of the machine; empty: a simulated one that talks UDP
+}
 
 // startLimit is how long a server may take to start or to end.
 const startLimit = 30 * time.Second
 
-// Main is for TestMain: it runs the tests of a package under leakcheck, or the
-// server of [TwoProcesses] where the process was started to be one.
+// Main is for TestMain: it runs the tests of a package under leakcheck, or plays
+// the role that [TwoProcesses] or [Kills] started the process for.
 func Main(m interface{ Run() int }) {
-	if cfg, ok := os.LookupEnv(serverEnv); ok {
-		if err := serverMain(cfg); err != nil {
-			fmt.Fprintln(os.Stderr, "rpctest server:", err)
+	if text, ok := os.LookupEnv(roleEnv); ok {
+		if err := play(text); err != nil {
+			fmt.Fprintln(os.Stderr, "rpctest:", err)
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -33,13 +41,24 @@ func Main(m interface{ Run() int }) {
 	leakcheck.Main(m)
 }
 
-// serverMain prints the server's URI and serves until standard input ends.
-func serverMain(text string) error {
-	var cfg ServerConfig
-	if err := json.Unmarshal([]byte(text), &cfg); err != nil {
+// play plays a role until standard input ends. It prints one line, a server its
+// URI, as soon as it does what it is to do.
+func play(text string) error {
+	var r role
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		return err
 	}
-	s, err := startLocal(Loopback(), cfg)
+	b := Loopback()
+	if r.Device != "" {
+		var err error
+		if b, err = Device(r.Device, r.Device); err != nil {
+			return err
+		}
+	}
+	if r.Caller != nil {
+		return r.Caller.run(b)
+	}
+	s, err := startLocal(b, r.Server)
 	if err != nil {
 		return err
 	}
@@ -64,17 +83,26 @@ func (b *execBackend) Lacks(c Capability) string {
 	return fmt.Sprintf("the servers are other processes, without %s", c)
 }
 
-// execServer is a server in another process.
-type execServer struct {
+// process is a process that plays a role.
+type process struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
-	uri    string
+	line   string // what it printed
 	stderr strings.Builder
 	killed bool
 }
 
 func (b *execBackend) StartServer(cfg ServerConfig) (Server, error) {
-	text, err := json.Marshal(cfg)
+	p, err := start(role{Server: cfg})
+	if err != nil {
+		return nil, err // not a nil *process
+	}
+	return p, nil
+}
+
+// start starts the test binary to play r, and waits for its line.
+func start(r role) (*process, error) {
+	text, err := json.Marshal(r)
 	if err != nil {
 		return nil, err
 	}
@@ -82,8 +110,8 @@ func (b *execBackend) StartServer(cfg ServerConfig) (Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &execServer{cmd: exec.Command(self)}
-	s.cmd.Env = append(os.Environ(), serverEnv+"="+string(text))
+	s := &process{cmd: exec.Command(self)}
+	s.cmd.Env = append(os.Environ(), roleEnv+"="+string(text))
 	s.cmd.Stderr = &s.stderr
 	s.cmd.WaitDelay = startLimit
 	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
@@ -101,26 +129,27 @@ func (b *execBackend) StartServer(cfg ServerConfig) (Server, error) {
 	timer.Stop()
 	if err != nil {
 		s.Kill()
-		return nil, fmt.Errorf("server did not start: %w; %w", err, s.Close())
+		return nil, fmt.Errorf("process did not start: %w; %w", err, s.Close())
 	}
-	s.uri = strings.TrimSpace(line)
+	s.line = strings.TrimSpace(line)
 	return s, nil
 }
 
-func (s *execServer) URI() string { return s.uri }
+// URI is where a server is reached.
+func (s *process) URI() string { return s.line }
 
-func (s *execServer) Kill() error {
+func (s *process) Kill() error {
 	s.killed = true
 	return s.cmd.Process.Kill()
 }
 
-func (s *execServer) Close() error {
+func (s *process) Close() error {
 	s.stdin.Close()
 	timer := time.AfterFunc(startLimit, func() { s.cmd.Process.Kill() })
 	defer timer.Stop()
 	err := s.cmd.Wait()
 	if text := s.stderr.String(); text != "" {
-		return fmt.Errorf("server: %w: %s", err, text)
+		return fmt.Errorf("process: %w: %s", err, text)
 	}
 	if s.killed {
 		return nil
