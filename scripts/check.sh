@@ -4,6 +4,9 @@
 #   scripts/check.sh         everything
 #   scripts/check.sh quick   without the race tests and without vet for other platforms
 #
+# With RRPC_FUZZ=1 in the environment every fuzz target runs for a minute, too
+# (scripts/fuzz.sh); that takes half an hour more, for a nightly run.
+#
 # Every step runs, whatever became of the ones before it. The last lines name
 # the steps that failed; the exit code is 1 when there is one.
 set -euo pipefail
@@ -15,7 +18,7 @@ case "${1-}" in
 "") ;;
 quick) quick=1 ;;
 -h | --help)
-	sed -n '2,8s/^# \{0,1\}//p' scripts/check.sh
+	sed -n '2,11s/^# \{0,1\}//p' scripts/check.sh
 	exit 0
 	;;
 *)
@@ -151,6 +154,12 @@ elif obstacle=$(race_obstacle) && [[ -n $obstacle ]]; then
 	skip "race tests" "$obstacle"
 else
 	step "race tests" env CGO_ENABLED=1 go test -race -timeout 10m ./...
+fi
+
+if [[ ${RRPC_FUZZ-} == 1 ]]; then
+	step "fuzz targets" scripts/fuzz.sh 1m
+else
+	skip "fuzz targets" "RRPC_FUZZ is not 1; their seeds ran with the tests"
 fi
 
 printf '\n=== %d s\n' "$SECONDS"
