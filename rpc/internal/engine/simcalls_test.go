@@ -331,6 +331,7 @@ func (n *simNode) handlers() {
 			return own(o)
 		}
 		n.depth++
+		n.wake(s.upTo(5000)) // whoever waits polls, also where nothing arrives: the ring may be full
 		for !done && !n.dead {
 			s.next()
 		}
