@@ -16,17 +16,17 @@ type Controller interface {
 	// Answered takes in an answer, and returns the time to leave between two
 	// datagrams of requests; 0 or less sends at once.
 	Answered(s Sample) (gap time.Duration)
-	// TimedOut tells that a request was not answered in time, and that nothing
-	// else has come from the server since it was sent. The handler may be slow,
-	// or the network lost something: the answer will tell. It returns the gap,
-	// as Answered does.
-	TimedOut(now time.Duration) (gap time.Duration)
+	// TimedOut tells that a request, sent last at sent, was not answered in time,
+	// and that nothing else has come from the server since. The handler may be
+	// slow, or the network lost something: the answer will tell. It returns the
+	// gap, as Answered does.
+	TimedOut(now, sent time.Duration) (gap time.Duration)
 }
 
 // Sample is what an answer says about the network.
 type Sample struct {
-	// Now is when the answer was received.
-	Now time.Duration
+	// Now is when the answer was received, Sent when the request was, at first.
+	Now, Sent time.Duration
 	// Delay is how long request and answer were under way, at least; 0 if
 	// nothing is known, since the server had the request for too long, or if
 	// Lost.

@@ -26,9 +26,9 @@ type Swift struct {
 	// an idle network.
 	Target time.Duration
 	// Range is what the target gets on top at small windows, in full at a tenth
-	// of a request: twice Target by default, none if negative.
+	// of a request: as much as Target by default, none if negative.
 	Range time.Duration
-	// Increase is how many requests the window grows by in a round trip: 0.5 by
+	// Increase is how many requests the window grows by in a round trip: 0.05 by
 	// default.
 	Increase float64
 	// Decrease is the weight of the excess in a decrease: 0.8 by default.
@@ -55,7 +55,7 @@ func (p Swift) New(window int) *SwiftController {
 		p.Target = 50 * time.Microsecond
 	}
 	if p.Range == 0 {
-		p.Range = 2 * p.Target
+		p.Range = p.Target
 	}
 	positive := func(v *float64, preset, most float64) {
 		if !(*v > 0) {
@@ -64,7 +64,7 @@ func (p Swift) New(window int) *SwiftController {
 		*v = min(*v, most)
 	}
 	c := &SwiftController{max: float64(max(window, 1))}
-	positive(&p.Increase, 0.5, c.max)
+	positive(&p.Increase, 0.05, c.max)
 	positive(&p.Decrease, 0.8, 1)
 	positive(&p.MaxDecrease, 0.5, 0.9)
 	positive(&p.MinWindow, 0.001, 1)
@@ -104,34 +104,34 @@ func (c *SwiftController) Answered(s Sample) time.Duration {
 	c.timeouts = 0
 	if s.Lost {
 		c.before = 0
-		c.decrease(s.Now, 1-c.p.MaxDecrease)
+		c.decrease(s.Now, s.Sent, 1-c.p.MaxDecrease)
 		return c.gap()
 	}
 	if c.before > 0 && (s.Resent || s.Delay <= c.p.Target) { // the timeouts were a slow handler's
 		c.window = max(c.window, c.before)
 		c.before = 0
 	}
-	if c.rtt == 0 {
+	switch {
+	case c.rtt == 0:
 		c.rtt = s.Delay
+	case s.Delay > 0:
+		c.rtt += (s.Delay - c.rtt) / 8
 	}
-	c.rtt += (s.Delay - c.rtt) / 8
 	if target := c.target(); s.Delay > target {
-		c.decrease(s.Now, max(1-c.p.Decrease*float64(s.Delay-target)/float64(s.Delay), 1-c.p.MaxDecrease))
-	} else if c.window >= 1 {
-		c.window = min(c.window+c.p.Increase/c.window, c.max)
+		c.decrease(s.Now, s.Sent, max(1-c.p.Decrease*float64(s.Delay-target)/float64(s.Delay), 1-c.p.MaxDecrease))
 	} else {
-		c.window += c.p.Increase * c.window
+		c.window = min(c.window+c.p.Increase/max(c.window, 1), c.max)
 	}
 	return c.gap()
 }
 
 // TimedOut implements Controller.
-func (c *SwiftController) TimedOut(now time.Duration) time.Duration {
+func (c *SwiftController) TimedOut(now, sent time.Duration) time.Duration {
 	before, factor := c.window, 1-c.p.MaxDecrease
 	if c.timeouts+1 >= resetAfter {
 		factor = 0
 	}
-	if c.decrease(now, factor) {
+	if c.decrease(now, sent, factor) {
 		c.timeouts++
 		if c.before == 0 {
 			c.before = before
@@ -140,10 +140,10 @@ func (c *SwiftController) TimedOut(now time.Duration) time.Duration {
 	return c.gap()
 }
 
-// decrease multiplies the window by factor, unless it did within the last round
-// trip.
-func (c *SwiftController) decrease(now time.Duration, factor float64) bool {
-	if c.cuts > 0 && now >= c.decreased && now-c.decreased < max(c.rtt, c.p.Target) {
+// decrease multiplies the window by factor, unless what is to blame was sent
+// before the window was cut last: it tells nothing of how things are since.
+func (c *SwiftController) decrease(now, sent time.Duration, factor float64) bool {
+	if c.cuts > 0 && sent < c.decreased {
 		return false
 	}
 	c.cuts++

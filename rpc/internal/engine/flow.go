@@ -109,11 +109,11 @@ func (f *flow) repeats() *clientSlot {
 // repeat is asked when the slot's request was not answered in time. It reports
 // whether to send it again now; otherwise that is done when it is its turn.
 func (f *flow) repeat(sl *clientSlot, now int64) bool {
-	if f.heard < sl.resend-sl.backoff { // nothing came since it was sent last
+	if sent := sl.resend - sl.backoff; f.heard < sent {
 		if f.swift != nil {
-			f.set(f.swift.TimedOut(time.Duration(now)))
+			f.set(f.swift.TimedOut(time.Duration(now), time.Duration(sent)))
 		} else {
-			f.set(f.custom.TimedOut(time.Duration(now)))
+			f.set(f.custom.TimedOut(time.Duration(now), time.Duration(sent)))
 		}
 	}
 	if f.gap == 0 {
@@ -128,7 +128,7 @@ func (f *flow) repeat(sl *clientSlot, now int64) bool {
 func (f *flow) answered(sl *clientSlot, hold uint8, bytes int) {
 	e := f.s.e
 	f.again &^= 1 << sl.index
-	sample := congestion.Sample{Now: time.Duration(e.now), Resent: sl.resent, Bytes: bytes}
+	sample := congestion.Sample{Now: time.Duration(e.now), Sent: time.Duration(sl.postedAt), Resent: sl.resent, Bytes: bytes}
 	if !sl.call.ReqLarge {
 		sample.Bytes += sl.call.Req.Len()
 	}

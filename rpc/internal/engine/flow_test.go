@@ -27,7 +27,7 @@ func (c *script) Answered(s congestion.Sample) time.Duration {
 	return c.gap
 }
 
-func (c *script) TimedOut(time.Duration) time.Duration {
+func (c *script) TimedOut(_, _ time.Duration) time.Duration {
 	c.timeouts++
 	return c.gap
 }

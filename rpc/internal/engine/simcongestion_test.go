@@ -31,7 +31,7 @@ func (c chaos) Answered(s congestion.Sample) time.Duration {
 	return c.gap()
 }
 
-func (c chaos) TimedOut(time.Duration) time.Duration { return c.gap() }
+func (c chaos) TimedOut(_, _ time.Duration) time.Duration { return c.gap() }
 
 func (c chaos) gap() time.Duration {
 	switch c.s.rng.IntN(4) {
