@@ -426,6 +426,7 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 	if p.repair.underWay {
 		ep.e.Broken(ep.now, p.peer.Index(), p.repair.generation)
 	}
+	ep.log.Info("rpc: session is up", s.attrs()...)
 	return true
 }
 
@@ -443,6 +444,7 @@ func (ep *Endpoint) abandon(s *Session, err error) {
 			s.err = err
 			s.endLanes()
 			ep.forget(s)
+			ep.log.Info("rpc: session did not come up", append(s.attrs(), "error", err)...)
 			close(s.ended)
 		})
 	}

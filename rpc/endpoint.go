@@ -175,6 +175,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 		Drop:       opt.faults.dropper(),
 		Congestion: opt.congestion, Burst: ep.t.Burst(),
 		Panicked: ep.panicked,
+		Trace:    ep.tracer(),
 	}, ep.clock())
 	watchCtx, cancel := context.WithCancel(context.Background())
 	ep.unwatch = cancel

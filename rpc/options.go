@@ -28,6 +28,7 @@ type options struct {
 	nesting    int
 	laneIdle   time.Duration
 	faults     *Faults
+	trace      func(*Trace)
 	regionKeys bool
 	congestion congestion.Control
 	staleTime  time.Duration // of a pull whose message must be offered anew

@@ -267,6 +267,7 @@ func (s *Session) end(err error) {
 		}
 		s.endLanes()
 		ep.forget(s)
+		s.logEnd()
 		close(s.ended)
 	})
 }

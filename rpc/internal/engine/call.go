@@ -22,6 +22,8 @@ type Call struct {
 	next  *Call
 	prev  *Call
 	state callState
+
+	begun, sent int64 // as in Trace
 }
 
 type callState uint8
@@ -85,6 +87,7 @@ func (s *Session) Start(now int64, c *Call) {
 	e.now = now
 	e.Stats.Requests++
 	c.s, c.slot, c.Err, c.ReqLarge, c.RespLarge = s, nil, nil, false, false
+	c.begun, c.sent = now, 0
 	if err := s.check(c); err != nil {
 		e.endCall(c, err)
 		return
@@ -111,6 +114,7 @@ func (e *Engine) Refuse(c *Call, err error) {
 		panic("rpc: call started again before it ended")
 	}
 	e.Stats.Requests++
+	c.s, c.slot, c.begun, c.sent = nil, nil, e.now, 0
 	e.endCall(c, err)
 }
 
@@ -209,8 +213,11 @@ func (c *Call) Abort(now int64) {
 // endCall reports c's outcome.
 func (e *Engine) endCall(c *Call, err error) {
 	c.state = callEnded
-	c.slot = nil
 	c.Err = err
+	if e.cfg.Trace != nil {
+		e.traceCall(c)
+	}
+	c.slot = nil
 	if err != nil {
 		e.Stats.Failed++
 	} else {

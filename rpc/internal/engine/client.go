@@ -47,6 +47,7 @@ type clientSlot struct {
 	pulled    bool // the server will not read the request (any more)
 	asked     bool // the server may say which parts of the request are missing
 	finishing bool // in Engine.finishing
+	resends   uint8
 }
 
 // launch puts c into a free slot and sends it.
@@ -64,7 +65,8 @@ func (s *Session) launch(c *Call) {
 	s.freeMask &^= 1 << i
 	s.doubt |= 1 << i
 	s.active++
-	sl.call, sl.err = c, nil
+	sl.call, sl.err, sl.resends = c, nil, 0
+	c.sent = e.now
 	if sl.seq++; sl.seq == 0 {
 		sl.seq = 1 // 0 is what a slot has seen before its first request
 	}
@@ -188,6 +190,9 @@ func (sl *clientSlot) expired(now int64) {
 func (sl *clientSlot) repeat() {
 	sl.s.e.Stats.Retransmits++
 	sl.resent = true
+	if sl.resends < 255 {
+		sl.resends++
+	}
 	sl.send()
 }
 

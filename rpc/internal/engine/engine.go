@@ -46,6 +46,10 @@ type Config struct {
 	// PeerBroken is called when a server tells that it cannot pull from us on
 	// the connection of that generation. It may come often, and late.
 	PeerBroken func(dest, generation uint32)
+	// Trace, which may be nil, is called when a request ends, at the client, and
+	// when it is about to be answered, at the server. It must call nothing of the
+	// engine, and the Trace is only its own until it returns.
+	Trace func(*Trace)
 	// Panicked is called after a handler panicked, with what recover gave.
 	Panicked func(reqType uint8, v any)
 }
@@ -144,6 +148,8 @@ type Engine struct {
 	Offers    []Offer
 	Withdrawn []uint32 // tokens of offers, of those in Offers too
 	Released  []uint32
+
+	trace Trace // for Config.Trace
 
 	flushes   uint64        // calls of Flushed
 	finishing []*clientSlot // calls that end once Tx is drained, oldest first

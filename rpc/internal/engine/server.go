@@ -196,6 +196,9 @@ func (sl *serverSlot) begin(h *Header) {
 	sl.releaseResponse()
 	sl.state = serverIdle
 	sl.seq, sl.skip, sl.typ = h.Seq, h.Seq, h.Type
+	if t := sl.traced(); t != nil {
+		*t = serverTrace{begun: sl.s.e.now}
+	}
 	if sl.asked = h.Hold != 0; sl.asked {
 		sl.came, sl.hold = sl.s.e.arrived, 0
 	}
@@ -246,6 +249,9 @@ func (sl *serverSlot) run(data []byte) {
 	h.over = false
 	sl.state = serverHandling
 	e.Stats.Handled++
+	if t := sl.traced(); t != nil {
+		t.called, t.bytes = e.now, len(data)
+	}
 	buf, err := e.invoke(fn, h)
 	if err == ErrDeferred || sl.handle != h || h.taken() {
 		// Somebody has the Handle, or took the reply while the handler ran. The
@@ -336,6 +342,9 @@ func (sl *serverSlot) discard(buf msgbuf.Buf) {
 // start sends the response for the first time.
 func (sl *serverSlot) start() {
 	sl.state = serverResponded
+	if t := sl.traced(); t != nil {
+		sl.traceAnswer(t)
+	}
 	switch e := sl.s.e; {
 	case sl.respKind != KindLargeResponse:
 		sl.sendResponse()

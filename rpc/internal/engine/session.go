@@ -35,8 +35,9 @@ type Session struct {
 	flow     *flow
 
 	server []serverSlot // of a server
-	broken bool         // of a server: READs from the client wait for a new connection
-	gen    uint32       // of the broken connection
+	traces []serverTrace
+	broken bool   // of a server: READs from the client wait for a new connection
+	gen    uint32 // of the broken connection
 
 	// User is the owner's, untouched by the engine.
 	User any
