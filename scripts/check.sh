@@ -91,7 +91,15 @@ check_mod_tidy() {
 	local code=0
 	go mod tidy -diff || code=1
 	(cd scripts/tools && go mod tidy -diff) || code=1
+	(cd rpc/rpcprom && go mod tidy -diff) || code=1
 	return $code
+}
+
+# The collector for Prometheus is a module of its own, with dependencies that the
+# library does not have.
+check_rpcprom() {
+	go -C rpc/rpcprom vet ./...
+	go -C rpc/rpcprom test ./...
 }
 
 # for_target OS/ARCH COMMAND... runs the command for another platform.
@@ -148,6 +156,7 @@ done
 step "static binary" check_static
 # Runs the seeds of every fuzz target as well.
 step "tests" go test -timeout 10m ./...
+step "tests of rpc/rpcprom" check_rpcprom
 if [[ -n $quick ]]; then
 	skip "race tests" "quick"
 elif obstacle=$(race_obstacle) && [[ -n $obstacle ]]; then
