@@ -64,7 +64,10 @@ func TestSlowHandlersAreNoCongestion(t *testing.T) {
 		off := runIncast(t, in)
 		in.Control = congestion.Swift{}
 		on := runIncast(t, in)
-		if on.Paced != 0 || on.Requests < off.Requests*99/100 || on.Drops != 0 {
+		// Timeouts of the longest are paced: they could be losses until the answer
+		// tells. What comes after it is not.
+		repeats := on.Retransmits * 2 // the warm-up has as many
+		if on.Paced > repeats || on.Requests < off.Requests || on.Latency99 > off.Latency99+time.Microsecond || on.Drops != 0 {
 			t.Errorf("handlers take %v: with control %v, without %v", handler, on, off)
 		}
 	}
