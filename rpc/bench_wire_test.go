@@ -22,6 +22,12 @@ type wireClient struct {
 
 func newWireClient(tb testing.TB, sessions int, opts ...rpc.Option) *wireClient {
 	tb.Helper()
+	return newWireClientOf(tb, sessions, rpctest.ServerConfig{}, opts...)
+}
+
+// newWireClientOf is newWireClient with options of both ends.
+func newWireClientOf(tb testing.TB, sessions int, cfg rpctest.ServerConfig, opts ...rpc.Option) *wireClient {
+	tb.Helper()
 	backend := rpctest.TwoProcesses()
 	must := func(err error) {
 		tb.Helper()
@@ -29,7 +35,7 @@ func newWireClient(tb testing.TB, sessions int, opts ...rpc.Option) *wireClient 
 			tb.Fatal(err)
 		}
 	}
-	srv, err := backend.StartServer(rpctest.ServerConfig{})
+	srv, err := backend.StartServer(cfg)
 	must(err)
 	p, err := backend.NewProcess(rpctest.ProcessConfig{})
 	if err != nil {
@@ -63,46 +69,50 @@ func (c *wireClient) buf(n int) msgbuf.Buf {
 	return b
 }
 
-// BenchmarkTwoProcesses is the rate of 32-byte requests over UDP loopback, with
-// the client's loop by hand and without a pause.
+// pump returns a function that makes n requests, so many at a time, with the
+// client's loop by hand and without a pause.
+func (c *wireClient) pump(typ uint8, req msgbuf.Buf, respBytes, outstanding int) (run func(n int)) {
+	left, underWay := 0, 0
+	var failed error
+	var resps []msgbuf.Buf
+	for range outstanding {
+		resps = append(resps, c.buf(respBytes))
+	}
+	var done func(*rpc.Request)
+	start := func(tag uint64) {
+		left--
+		underWay++
+		c.sessions[int(tag)%len(c.sessions)].Enqueue(typ, req, resps[tag], tag, done)
+	}
+	done = func(r *rpc.Request) {
+		underWay--
+		if r.Err() != nil {
+			failed = r.Err()
+		}
+		if left > 0 {
+			start(r.Tag())
+		}
+	}
+	return func(n int) {
+		left = n
+		for tag := 0; tag < outstanding && left > 0; tag++ {
+			start(uint64(tag))
+		}
+		for underWay > 0 {
+			c.ep.Poll()
+		}
+		if failed != nil {
+			c.Fatal(failed)
+		}
+	}
+}
+
+// BenchmarkTwoProcesses is the rate of 32-byte requests over UDP loopback.
 func BenchmarkTwoProcesses(b *testing.B) {
 	for _, outstanding := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("32B/%d", outstanding), func(b *testing.B) {
 			c := newWireClient(b, (outstanding+7)/8)
-			req := c.buf(32)
-			left, underWay := 0, 0
-			var failed error
-			var resps []msgbuf.Buf
-			for range outstanding {
-				resps = append(resps, c.buf(32))
-			}
-			var done func(*rpc.Request)
-			start := func(tag uint64) {
-				left--
-				underWay++
-				c.sessions[int(tag)%len(c.sessions)].Enqueue(rpctest.TypeEcho, req, resps[tag], tag, done)
-			}
-			done = func(r *rpc.Request) {
-				underWay--
-				if r.Err() != nil {
-					failed = r.Err()
-				}
-				if left > 0 {
-					start(r.Tag())
-				}
-			}
-			run := func(n int) {
-				left = n
-				for tag := 0; tag < outstanding && left > 0; tag++ {
-					start(uint64(tag))
-				}
-				for underWay > 0 {
-					c.ep.Poll()
-				}
-				if failed != nil {
-					b.Fatal(failed)
-				}
-			}
+			run := c.pump(rpctest.TypeEcho, c.buf(32), 32, outstanding)
 			run(1000)
 			b.ReportAllocs()
 			b.ResetTimer()
@@ -174,6 +184,30 @@ func benchmarkWireLarge(b *testing.B, size int, opts ...rpc.Option) {
 	for range b.N {
 		if err := c.sessions[0].Call(context.Background(), rpctest.TypeChecksum, req, resp); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkTwoProcessesCrossing compares the two ways of requests of more than a
+// datagram: in several datagrams, and by RDMA READ.
+func BenchmarkTwoProcessesCrossing(b *testing.B) {
+	for _, outstanding := range []int{1, 8} {
+		for _, size := range []int{4 << 10, 6 << 10, 8 << 10, 12 << 10, 16 << 10, 24 << 10, 32 << 10, 48 << 10, 64 << 10} {
+			for _, way := range []string{"UD", "READ"} {
+				b.Run(fmt.Sprintf("%d/%dKiB/%s", outstanding, size>>10, way), func(b *testing.B) {
+					threshold := 64 << 10
+					if way == "READ" {
+						threshold = 1
+					}
+					const credits = 8 * 18
+					c := newWireClientOf(b, 1, rpctest.ServerConfig{Credits: credits}, rpc.WithCredits(credits), rpc.WithLargeThreshold(threshold))
+					run := c.pump(rpctest.TypeCount, c.buf(size), 8, outstanding)
+					run(200)
+					b.SetBytes(int64(size))
+					b.ResetTimer()
+					run(b.N)
+				})
+			}
 		}
 	}
 }

@@ -20,6 +20,7 @@
 #   --again        a job that fails, or a guest that dies, gets a second chance
 #   --kills N      how often the job rpc-kills kills each kind of process (2)
 #   --figures      nothing but scripts/figures: latencies and rates, with perftest's beside them
+#   --crossing     nothing but scripts/figures --crossing: messages of a few datagrams, and by RDMA READ
 #   --tools        put ibverbs-utils, perftest and strace into the guest
 #   --timeout S    seconds that one job of --test or --exec may take (120)
 #   --qemu ARG     one more word for QEMU's command line; may be given several times
@@ -75,7 +76,7 @@ die() {
 	exit "$code"
 }
 
-kernels=6.1 run_regex=. list= keep= update= tools= figures= two_guests= again= timeout=120 kills=2
+kernels=6.1 run_regex=. list= keep= update= tools= figures= crossing= two_guests= again= timeout=120 kills=2
 tests=() commands=() test_args=() qemu_args=()
 
 parse() {
@@ -109,6 +110,7 @@ parse() {
 		--two-guests) two_guests=1 ;;
 		--again) again=1 ;;
 		--figures) figures=1 tools=1 ;;
+		--crossing) figures=1 crossing=--crossing ;;
 		--keep) keep=1 ;;
 		--update) update=1 ;;
 		-h | --help)
@@ -353,7 +355,7 @@ make_tree() {
 	base_tree "$tree"
 	if [[ $figures ]]; then
 		go build -o "$tree/bin/figures" ./scripts/figures || die 1 "scripts/figures does not build"
-		job figures 600 <<<"exec figures"
+		job figures 600 <<<"exec figures $crossing"
 		return
 	fi
 	if ((${#tests[@]} + ${#commands[@]} == 0)); then

@@ -20,6 +20,7 @@ type ServerConfig struct {
 	Window     int // 0: rpc's default
 	Workers    int // 0: rpc's default
 	Credits    int // 0: rpc's default
+	Threshold  int // of rpc.WithLargeThreshold
 }
 
 // Server is a process with endpoints that have the handlers of this package.
@@ -72,6 +73,9 @@ func serve(p *Process, cfg ServerConfig) (_ *localServer, err error) {
 	}
 	if cfg.Credits != 0 {
 		opts = append(opts, rpc.WithCredits(cfg.Credits))
+	}
+	if cfg.Threshold != 0 {
+		opts = append(opts, rpc.WithLargeThreshold(cfg.Threshold))
 	}
 	if cfg.Workers != 0 {
 		opts = append(opts, rpc.WithWorkers(cfg.Workers))

@@ -45,9 +45,9 @@ var smallTests = []test{
 	}},
 	{"EverySizeAroundTheLimits", nil, func(e *env) {
 		ep, s := e.pair()
-		// Inline and gathered sends, one datagram and RDMA READ.
+		// Inline and gathered sends, datagrams and RDMA READ.
 		var sizes []int
-		for _, edge := range []int{0, 48, 172, 188, 4056, ep.MaxSmall(), 2 * ep.MaxSmall()} {
+		for _, edge := range []int{0, 48, 172, 188, 4056, ep.MaxSmall(), ep.LargeThreshold(), 2 * ep.MaxSmall()} {
 			for d := -3; d <= 3; d++ {
 				sizes = append(sizes, max(edge+d, 0))
 			}
@@ -60,8 +60,8 @@ var smallTests = []test{
 			e.same(resp.Bytes(), reversed(data))
 			e.same(req.Bytes(), data)
 			reqLarge, respLarge := r.Large()
-			if want := n > ep.MaxSmall(); reqLarge != want || respLarge != want {
-				e.Errorf("%d bytes: request large %v, response large %v; the limit is %d", n, reqLarge, respLarge, ep.MaxSmall())
+			if want := n > ep.LargeThreshold(); reqLarge != want || respLarge != want {
+				e.Errorf("%d bytes: request large %v, response large %v; the limit is %d", n, reqLarge, respLarge, ep.LargeThreshold())
 			}
 			req.Free()
 			resp.Free()

@@ -3,6 +3,8 @@
 // both with their ratio. scripts/kerneltest.sh --figures runs it in its guest.
 //
 //	figures [--rounds N]    with the devices that RRPC_DEVICE and RRPC_DEVICE2 name
+//	figures --crossing      nothing but RPCs of a few datagrams: in datagrams
+//	                        (rpc.WithLargeThreshold), and by RDMA READ
 //
 // Both sides of every measurement are processes of their own that poll without
 // a pause: ours is this program, started again as "figures peer". Sizes, numbers

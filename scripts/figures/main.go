@@ -69,17 +69,21 @@ var figures = []figure{
 func measureMain(args []string, w io.Writer) error {
 	flags := flag.NewFlagSet("figures", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 5, "how often everything is measured")
+	crossing := flags.Bool("crossing", false, "nothing but requests of a few datagrams, in datagrams and by RDMA READ")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *rounds < 1 || flags.NArg() > 0 {
-		return errors.New("usage: figures [--rounds N], N at least 1")
+		return errors.New("usage: figures [--rounds N] [--crossing], N at least 1")
 	}
 	m := &machine{device: os.Getenv("RRPC_DEVICE"), device2: os.Getenv("RRPC_DEVICE2")}
 	if m.device == "" {
 		return errors.New("RRPC_DEVICE names no device")
 	}
 	m.device2 = cmp.Or(m.device2, m.device)
+	if *crossing {
+		return crossings(m, *rounds, w)
+	}
 
 	ours, theirs := make([][]float64, len(figures)), make([][]float64, len(figures))
 	for round := range *rounds {

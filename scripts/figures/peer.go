@@ -103,7 +103,7 @@ type process struct {
 	ep  *rpc.Endpoint
 }
 
-func newProcess(device string) (p *process, err error) {
+func newProcess(device string, opts ...rpc.Option) (p *process, err error) {
 	p = new(process)
 	defer func() {
 		if err != nil {
@@ -120,7 +120,7 @@ func newProcess(device string) (p *process, err error) {
 	if p.nx, err = nexus.New("127.0.0.1:0", nexus.WithHeartbeat(0, 5*time.Second)); err != nil {
 		return nil, err
 	}
-	p.ep, err = rpc.NewEndpoint(p.nx, 1, p.ctx)
+	p.ep, err = rpc.NewEndpoint(p.nx, 1, p.ctx, opts...)
 	return p, err
 }
 
@@ -146,7 +146,11 @@ const (
 
 // rpcPeer serves RPCs.
 func rpcPeer(j job, in io.Reader, out io.Writer) error {
-	p, err := newProcess(j.Device)
+	var opts []rpc.Option
+	if j.Credits != 0 {
+		opts = append(opts, rpc.WithCredits(j.Credits))
+	}
+	p, err := newProcess(j.Device, opts...)
 	if err != nil {
 		return err
 	}

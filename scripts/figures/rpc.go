@@ -25,13 +25,19 @@ type load struct {
 }
 
 // withLoad makes a client of a server in another process and lets fn use it.
-func withLoad(m *machine, typ uint8, reqBytes, respBytes, underWay int, fn func(*load) error) (err error) {
-	c, err := newProcess(m.device)
+func withLoad(m *machine, typ uint8, reqBytes, respBytes, underWay int, fn func(*load) error) error {
+	return withLoadOf(m, 0, typ, func(*rpc.Endpoint) int { return reqBytes }, respBytes, underWay, fn)
+}
+
+// withLoadOf is withLoad with so many credits at the server, unless 0, and options
+// of the client; length says how long the requests are.
+func withLoadOf(m *machine, credits int, typ uint8, length func(*rpc.Endpoint) int, respBytes, underWay int, fn func(*load) error, opts ...rpc.Option) (err error) {
+	c, err := newProcess(m.device, opts...)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	p, server, err := startPeer(m, job{Kind: jobRPC})
+	p, server, err := startPeer(m, job{Kind: jobRPC, Credits: credits})
 	if err != nil {
 		return err
 	}
@@ -42,7 +48,7 @@ func withLoad(m *machine, typ uint8, reqBytes, respBytes, underWay int, fn func(
 	if l.s, err = c.ep.Connect(ctx, server.URI, 1); err != nil {
 		return err
 	}
-	if l.req, err = c.ep.Alloc(reqBytes); err != nil {
+	if l.req, err = c.ep.Alloc(length(c.ep)); err != nil {
 		return err
 	}
 	defer l.req.Free()

@@ -28,14 +28,15 @@ const (
 
 // job tells the peer what to be, and, as its answer, where it is.
 type job struct {
-	Kind   string
-	Device string     `json:",omitempty"`
-	GID    uverbs.GID `json:",omitempty"`
-	QPN    uint32     `json:",omitempty"`
-	Addr   uint64     `json:",omitempty"`
-	RKey   uint32     `json:",omitempty"`
-	Count  int        `json:",omitempty"` // messages that will come
-	URI    string     `json:",omitempty"` // of the RPC server
+	Kind    string
+	Device  string     `json:",omitempty"`
+	GID     uverbs.GID `json:",omitempty"`
+	QPN     uint32     `json:",omitempty"`
+	Addr    uint64     `json:",omitempty"`
+	RKey    uint32     `json:",omitempty"`
+	Count   int        `json:",omitempty"` // messages that will come
+	URI     string     `json:",omitempty"` // of the RPC server
+	Credits int        `json:",omitempty"` // of the RPC server, 0: the default
 }
 
 // Kinds of jobs.

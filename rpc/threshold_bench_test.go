@@ -1,0 +1,67 @@
+package rpc
+
+import (
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"github.com/rrppcc-go/rrppcc/msgbuf"
+)
+
+// The sizes at which messages by datagrams and by RDMA READ are compared.
+var crossingSizes = []int{4 << 10, 6 << 10, 8 << 10, 12 << 10, 16 << 10, 24 << 10, 32 << 10, 48 << 10, 64 << 10}
+
+// crossing are the options by which messages of crossingSizes go one way or the
+// other.
+func crossing(read bool) []Option {
+	threshold := 64 << 10
+	if read {
+		threshold = 1
+	}
+	return []Option{WithCredits(8 * 18), WithLargeThreshold(threshold)}
+}
+
+// BenchmarkCrossing compares the two ways of messages of more than a datagram,
+// in process, both ends on this goroutine: requests with an answer of 8 bytes, and
+// answers to a request of 8 bytes, one or eight at a time.
+func BenchmarkCrossing(b *testing.B) {
+	for _, response := range []bool{false, true} {
+		for _, outstanding := range []int{1, 8} {
+			for _, size := range crossingSizes {
+				for _, read := range []bool{false, true} {
+					what, way, req, resp := "request", "UD", size, 8
+					if response {
+						what, req, resp = "response", 8, size
+					}
+					if read {
+						way = "READ"
+					}
+					b.Run(fmt.Sprintf("%s/%d/%dKiB/%s", what, outstanding, size>>10, way), func(b *testing.B) {
+						r := newRig(b, crossing(read)...)
+						// The handler looks at the request, as handlers do.
+						r.srv.Handle(rigEcho, func(h *RequestHandle) (msgbuf.Buf, error) {
+							sum := uint64(0)
+							for data := h.Bytes(); len(data) >= 64; data = data[64:] {
+								sum += binary.LittleEndian.Uint64(data)
+							}
+							buf, err := h.Response(resp)
+							if err == nil {
+								binary.LittleEndian.PutUint64(buf.Bytes(), sum)
+							}
+							return buf, err
+						})
+						p := newPump(r, req, resp, outstanding)
+						p.run(200)
+						b.ReportAllocs()
+						b.SetBytes(int64(size))
+						b.ResetTimer()
+						p.run(b.N)
+						if large := r.srv.e.Stats.Reads+r.cli.e.Stats.Reads > 0; large != read {
+							b.Fatalf("by READ: %v", large)
+						}
+					})
+				}
+			}
+		}
+	}
+}
