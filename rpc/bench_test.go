@@ -147,10 +147,12 @@ func TestEnqueueDoesNotAllocate(t *testing.T) {
 	}
 	for _, size := range []int{0, 32, 1000, 4000, 20_000} {
 		for _, outstanding := range []int{1, 8, 64} {
-			p := newPump(newRig(t), size, size, outstanding)
-			p.run(2000)
-			if n := testing.AllocsPerRun(20, func() { p.run(100) }); n != 0 {
-				t.Errorf("100 requests of %d bytes, %d at a time: %v allocations", size, outstanding, n)
+			for _, opts := range [][]Option{nil, crossing(false)} {
+				p := newPump(newRig(t, opts...), size, size, outstanding)
+				p.run(2000)
+				if n := testing.AllocsPerRun(20, func() { p.run(100) }); n != 0 {
+					t.Errorf("100 requests of %d bytes, %d at a time, in datagrams %v: %v allocations", size, outstanding, opts != nil, n)
+				}
 			}
 		}
 	}

@@ -144,7 +144,8 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 	r.poll(func() bool { return r.srv.e.Stats.Handled == 1 })
 	req, resp := r.buf(r.cli, 64), r.buf(r.cli, 64)
 	rng := rand.New(rand.NewPCG(1, 2))
-	kinds := []engine.Kind{engine.KindRequest, engine.KindResponse, engine.KindLargeRequest, engine.KindLargeResponse, engine.KindError, engine.KindPulled, engine.KindCancel, engine.KindBroken}
+	kinds := []engine.Kind{engine.KindRequest, engine.KindResponse, engine.KindLargeRequest, engine.KindLargeResponse, engine.KindError, engine.KindPulled, engine.KindCancel, engine.KindBroken,
+		engine.KindRequestPart, engine.KindResponsePart, engine.KindMissing}
 
 	for name, f := range map[string]*forger{
 		"another QP number":           newForger(r, 0),
@@ -231,9 +232,9 @@ func TestForgedDatagramsAreDropped(t *testing.T) {
 // the part of the header made good that nobody else can know. In the latter case
 // the session may end, and the endpoint must not.
 func FuzzForgedDatagrams(f *testing.F) {
-	for kind := range byte(9) {
-		f.Add(uint8(kind), true, append([]byte{0x10 | kind, rigEcho, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0}, make([]byte, 24)...))
-		f.Add(uint8(kind), false, []byte{0x10 | kind, rigEcho, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2})
+	for kind := range byte(13) {
+		f.Add(uint8(kind), true, append([]byte{engine.Version<<4 | kind, rigEcho, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0}, make([]byte, 24)...))
+		f.Add(uint8(kind), false, []byte{engine.Version<<4 | kind, rigEcho, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2})
 	}
 	r := newRig(f)
 	forgers := []*forger{newForger(r, r.cli.t.Local().QPN), newForger(r, r.srv.t.Local().QPN)}

@@ -4,7 +4,6 @@ package rpc
 
 import (
 	"runtime"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -16,16 +15,9 @@ func BenchmarkIdleProcess(b *testing.B) {
 	_, stop := r.many(1000)
 	defer stop()
 	runtime.GC()
-	cpu := func() time.Duration {
-		var u syscall.Rusage
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-			b.Fatal(err)
-		}
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
 	for b.Loop() {
-		before, start := cpu(), time.Now()
+		before, start := cpuTime(b), time.Now()
 		<-time.After(3 * time.Second)
-		b.ReportMetric(100*float64(cpu()-before)/float64(time.Since(start)), "%core")
+		b.ReportMetric(100*float64(cpuTime(b)-before)/float64(time.Since(start)), "%core")
 	}
 }

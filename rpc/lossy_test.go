@@ -16,7 +16,7 @@ import (
 
 // lossyEndpoint makes an endpoint on a device of its own, of which the link
 // loses 5 % of what comes and goes, repeats some of it and changes its order.
-func lossyEndpoint(t *testing.T, id uint16, seed uint64) (*Endpoint, *mlx5sim.Device) {
+func lossyEndpoint(t *testing.T, id uint16, seed uint64, opts ...Option) (*Endpoint, *mlx5sim.Device) {
 	t.Helper()
 	dev, err := mlx5sim.New(mlx5sim.WithFabric(mlx5sim.NewFabric()))
 	if err != nil {
@@ -38,7 +38,7 @@ func lossyEndpoint(t *testing.T, id uint16, seed uint64) (*Endpoint, *mlx5sim.De
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nx.Close() })
-	ep, err := NewEndpoint(nx, id, verbs)
+	ep, err := NewEndpoint(nx, id, verbs, opts...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,22 +50,26 @@ func lossyEndpoint(t *testing.T, id uint16, seed uint64) (*Endpoint, *mlx5sim.De
 	return ep, dev
 }
 
-// TestRequestsSurviveALossyFabric sends requests that go by UD and requests that
-// go by RC, and checks that each handler ran once and each answer is right.
+// TestRequestsSurviveALossyFabric sends requests that go by UD, in one datagram
+// and in several, and requests that go by RC, and checks that each handler ran
+// once and each answer is right.
 func TestRequestsSurviveALossyFabric(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs all of 127.0.0.0/8, which only Linux has on its loopback interface")
 	}
 	for _, seed := range []uint64{1, 0} { // 0 is another one each time
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { requestsOverLossyFabric(t, seed) })
+		t.Run(fmt.Sprint("several datagrams, seed ", seed), func(t *testing.T) {
+			requestsOverLossyFabric(t, seed, WithCredits(8*8), WithLargeThreshold(25_000))
+		})
 	}
 }
 
-func requestsOverLossyFabric(t *testing.T, seed uint64) {
+func requestsOverLossyFabric(t *testing.T, seed uint64, opts ...Option) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	srv, far := lossyEndpoint(t, 1, seed)
-	cli, near := lossyEndpoint(t, 2, seed)
+	srv, far := lossyEndpoint(t, 1, seed, opts...)
+	cli, near := lossyEndpoint(t, 2, seed, opts...)
 	var ran int
 	srv.Handle(rigEcho, func(h *RequestHandle) (msgbuf.Buf, error) {
 		ran++
@@ -89,7 +93,7 @@ func requestsOverLossyFabric(t *testing.T, seed uint64) {
 	}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	const rounds, window = 8, 6
-	sizes := []int{1, 32, 1000, 3000, 20000, 50000}
+	sizes := []int{1, 32, 1000, 3000, 6000, 20000, 50000}
 	for range rounds {
 		var reqs, resps [window]msgbuf.Buf
 		var calls [window]*Request

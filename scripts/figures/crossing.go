@@ -12,78 +12,111 @@ import (
 	"github.com/rrppcc-go/rrppcc/rpc"
 )
 
-// crossingParts are the lengths of the requests that are compared, in datagrams.
-var crossingParts = []int{2, 3, 4, 6, 8, 12, 16}
+// crossingParts are the lengths of the requests that are compared, in datagrams,
+// and crossingWindow how many are under way.
+var (
+	crossingParts  = []int{2, 3, 4, 6, 8, 16}
+	crossingWindow = []int{1, 8}
+)
 
 // crossingCredits are such that messages of all these lengths may go in
 // datagrams.
 const crossingCredits = 8 * 18
 
-// ways are thresholds of rpc.WithLargeThreshold by which every request goes in
-// datagrams, or by RDMA READ.
+// partBlock is what a datagram that is part of a message has before its data.
+const partBlock = 8
+
+// ways are thresholds of rpc.WithLargeThreshold by which all of these requests go
+// in datagrams, or by RDMA READ.
 var ways = [2]int{1 << 20, 1}
 
 // crossings compares the two ways of requests of a few datagrams, with an answer
-// of 8 bytes. It prints medians, in microseconds, and of each round's ratio of the
-// first to the second.
+// of 8 bytes. It prints medians of the rounds, in microseconds a request, and of
+// each round's ratio of the first to the second.
 func crossings(m *machine, rounds int, w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "requests of\tunder way\tdatagrams, us\tREAD, us\tratio\t")
-	for _, underWay := range []int{1, 8} {
-		for _, parts := range crossingParts {
-			var us [2][]float64
-			var ratios []float64
-			size := 0
-			for range rounds {
-				for i, threshold := range ways {
-					var took float64
-					var err error
-					if took, size, err = oneCrossing(m, threshold, parts, underWay); err != nil {
-						return fmt.Errorf("%d datagrams, %d under way: %w", parts, underWay, err)
+	type key struct{ underWay, parts int }
+	us, sizes := map[key]*[2][]float64{}, map[int]int{}
+	for round := range rounds {
+		for way, threshold := range ways {
+			begin := time.Now()
+			err := withLoadOf(m, crossingCredits, typeLength, longest, 8, slices.Max(crossingWindow), func(l *load) error {
+				resps := l.resps
+				for _, underWay := range crossingWindow {
+					l.resps = resps[:underWay]
+					for _, parts := range crossingParts {
+						sizes[parts] = parts * (l.ep.MaxSmall() - partBlock)
+						took, err := l.crossing(sizes[parts], threshold == 1)
+						if err != nil {
+							return fmt.Errorf("%d datagrams, %d under way: %w", parts, underWay, err)
+						}
+						k := key{underWay, parts}
+						if us[k] == nil {
+							us[k] = new([2][]float64)
+						}
+						us[k][way] = append(us[k][way], took)
 					}
-					us[i] = append(us[i], took)
 				}
-				ratios = append(ratios, us[0][len(us[0])-1]/us[1][len(us[1])-1])
+				return nil
+			}, rpc.WithCredits(crossingCredits), rpc.WithLargeThreshold(threshold))
+			if err != nil {
+				return err
 			}
-			fmt.Fprintf(t, "%d datagrams (%d B)\t%d\t%.1f\t%.1f\t%.2f\t\n", parts, size, underWay, median(us[0]), median(us[1]), median(ratios))
+			fmt.Fprintf(w, "round %d, threshold %d (%.1fs)\n", round+1, threshold, time.Since(begin).Seconds())
+		}
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "requests of\tunder way\tin datagrams, us\tby READ, us\tratio\t")
+	for _, underWay := range crossingWindow {
+		for _, parts := range crossingParts {
+			v := us[key{underWay, parts}]
+			ratios := make([]float64, rounds)
+			for i := range ratios {
+				ratios[i] = v[0][i] / v[1][i]
+			}
+			fmt.Fprintf(t, "%d datagrams (%d B)\t%d\t%.1f\t%.1f\t%.2f\t\n", parts, sizes[parts], underWay, median(v[0]), median(v[1]), median(ratios))
 		}
 	}
 	return t.Flush()
 }
 
-// oneCrossing returns how long a request of so many datagrams takes, if it goes
-// the way that threshold says, in microseconds: the median with one under way,
-// else the average.
-func oneCrossing(m *machine, threshold, parts, underWay int) (us float64, size int, err error) {
-	const rounds = 400
-	length := func(ep *rpc.Endpoint) int {
-		size = parts * (ep.MaxSmall() - 8) // behind the block of a part
-		return size
+// longest is the length of the longest request.
+func longest(ep *rpc.Endpoint) int { return slices.Max(crossingParts) * (ep.MaxSmall() - partBlock) }
+
+// crossing returns how long a request of size bytes takes, in microseconds: with
+// one under way the median, else the average.
+func (l *load) crossing(size int, read bool) (us float64, err error) {
+	const n = 200
+	if err := l.req.SetLen(size); err != nil {
+		return 0, err
 	}
-	err = withLoadOf(m, crossingCredits, typeLength, length, 8, underWay, func(l *load) error {
-		if _, err := l.rate(50, 50); err != nil {
-			return err
+	before, err := l.ep.Stats(context.Background())
+	if err != nil {
+		return 0, err
+	}
+	if err := l.run(20); err != nil {
+		return 0, err
+	}
+	if len(l.resps) > 1 {
+		rate, err := l.rate(0, n)
+		if err != nil {
+			return 0, err
 		}
-		if underWay > 1 {
-			rate, err := l.rate(0, rounds)
-			us = 1e6 / rate
-			return err
-		}
-		took := make([]time.Duration, rounds)
+		us = 1e6 / rate
+	} else {
+		took := make([]time.Duration, n)
 		for i := range took {
 			begin := time.Now()
 			if err := l.run(1); err != nil {
-				return err
+				return 0, err
 			}
 			took[i] = time.Since(begin)
 		}
 		slices.Sort(took)
-		us = float64(took[rounds/2].Nanoseconds()) / 1000
-		st, err := l.ep.Stats(context.Background())
-		if err == nil && (st.TxBytes >= uint64(rounds*size)) != (threshold > 1) {
-			err = errors.New("the requests went the other way")
-		}
-		return err
-	}, rpc.WithCredits(crossingCredits), rpc.WithLargeThreshold(threshold))
-	return us, size, err
+		us = float64(took[n/2].Nanoseconds()) / 1000
+	}
+	after, err := l.ep.Stats(context.Background())
+	if err == nil && (after.TxBytes-before.TxBytes < uint64(n*size)) != read {
+		err = errors.New("the requests went the other way")
+	}
+	return us, err
 }

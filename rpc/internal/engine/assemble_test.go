@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/bits"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -707,5 +708,53 @@ func TestPartEndsACancelledRequest(t *testing.T) {
 	p.to(p.c, ps[1])
 	p.c.flush()
 	p.want(c, ErrAborted)
+	p.finish()
+}
+
+// Over a network that loses a fifth of everything, messages of 16 parts cost
+// little more than what is lost; if all parts were repeated for one that is
+// missing, they would cost several times their bytes.
+func TestOnlyWhatIsLostIsSentAgain(t *testing.T) {
+	const parts, n, rounds = 16, 16 * testPart, 50
+	p := newPairOfParts(t, parts)
+	p.s.e.Handle(1, echo)
+	rng := rand.New(rand.NewPCG(1, 1))
+	questions := 0
+	lossy := func(ps []packet) (left []packet) {
+		for _, pk := range ps {
+			if pk.header().Kind == KindMissing {
+				questions++
+			}
+			if rng.IntN(5) > 0 {
+				left = append(left, pk)
+			}
+		}
+		return left
+	}
+	for range rounds {
+		c := p.call(1, n, n)
+		for !p.over(c) {
+			for {
+				toServer, toClient := lossy(p.c.sent()), lossy(p.s.sent())
+				if len(toServer)+len(toClient) == 0 {
+					break
+				}
+				p.to(p.s, toServer...)
+				p.to(p.c, toClient...)
+			}
+			p.c.txDone()
+			p.s.txDone()
+			if !p.over(c) {
+				p.wait(80 * ms)
+			}
+		}
+		p.wantEcho(c)
+		p.run()
+	}
+	sent := float64(p.c.e.Stats.TxBytes+p.s.e.Stats.TxBytes) / (2 * rounds * n)
+	t.Logf("%.2f times the bytes, %.1f questions a call", sent, float64(questions)/rounds)
+	if sent > 1.4 || sent < 1.15 {
+		t.Errorf("%.2f times the bytes were sent, 1.25 are needed", sent)
+	}
 	p.finish()
 }
