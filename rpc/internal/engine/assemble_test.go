@@ -14,15 +14,6 @@ import (
 // testPart is what a part carries in the tests' sessions.
 const testPart = testMaxSmall - PartBytes
 
-// block returns the Part of a packet.
-func (p packet) block() Part {
-	b, _, ok := ParsePart(p.data[HeaderBytes:])
-	if !ok {
-		panic("engine sent a bad part")
-	}
-	return b
-}
-
 // missing returns what a KindMissing asks for.
 func (p packet) missing() uint64 {
 	which, ok := parseMissing(p.data[HeaderBytes:])
