@@ -33,7 +33,7 @@ func (q *qp) remoteAtomic(rkey uint32, addr uint64) (*mr, syndrome) {
 // returns what was there. It reports false where the memory cannot be reached.
 func (fab *Fabric) atomic(m *mr, addr uint64, swap bool, operand, compare uint64) (old uint64, ok bool) {
 	va := m.start + (addr - m.iova)
-	dma := m.pd.file.dma
+	dma := m.dma()
 	if v := dma.View(va, atomicBytes); v != nil {
 		if swap {
 			return atomicSwap64(v, compare, operand), true

@@ -64,6 +64,12 @@
 //     packets at most in 200 µs, because nothing would slow it down.
 //   - Rights: keys, bounds, access flags and PDs of MRs and windows, of an SRQ its
 //     own PD, QKeys, the QP state machine with SQD and its SQ_DRAINED.
+//   - On Linux, MRs of on-demand paging, the implicit one among them, and of
+//     dma-bufs. Their memory is looked up at each access, and what is gone by then
+//     fails the work request. For a dma-buf any file will do that can be mapped and
+//     shared, such as a memfd, but of this process alone ([Device.OpenForeign] has
+//     none). Other MRs are not pinned: who unmaps their memory while a work
+//     request uses it faults.
 //   - Errors: retries and RNR retries with their budgets and timers, syndromes,
 //     flushing in order, also of receives that are posted in ERR (within 100 µs
 //     to 100 ms: no doorbell tells of them), and the async events of QPs, CQs, SRQs (limit, error, last
@@ -76,8 +82,7 @@
 //
 // XRC, DC, raw packets, multicast, flow steering, DEVX, device memory,
 // counters, clocks, signatures and masked atomics are refused as a device
-// without them does, and so are on-demand paging and dma-buf MRs. CQEs are never
-// compressed. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only memory
+// without them does. CQEs are never compressed. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only memory
 // windows can: for a LOCAL_INV the CQE says memory window bind error. An MR may
 // go while windows show it, and they grant nothing from then on. What a
 // ConnectX says of a SEND with invalidate that names such a key is not

@@ -41,10 +41,18 @@ func (d *Device) find(p *pd, key uint32, addr, n uint64, access uint32) *mr {
 	return m
 }
 
+// dma is how m's memory is reached.
+func (m *mr) dma() DMA {
+	if m.reach != nil {
+		return m.reach
+	}
+	return m.pd.file.dma
+}
+
 // spanOf is the run of n bytes at addr of m, which find has checked.
 func (m *mr) spanOf(addr, n uint64) span {
 	va := m.start + (addr - m.iova)
-	dma := m.pd.file.dma
+	dma := m.dma()
 	return span{mem: dma.View(va, int(n)), dma: dma, addr: va, n: n}
 }
 
@@ -74,12 +82,12 @@ func (d *Device) remoteAccess(q *qp, rkey uint32, addr, n uint64, access uint32)
 
 // read copies from addr of m; remoteAccess has checked the range.
 func (m *mr) read(addr uint64, p []byte) error {
-	return m.pd.file.dma.Read(m.start+(addr-m.iova), p)
+	return m.dma().Read(m.start+(addr-m.iova), p)
 }
 
 // write copies to addr of m; remoteAccess has checked the range.
 func (m *mr) write(addr uint64, p []byte) error {
-	return m.pd.file.dma.Write(m.start+(addr-m.iova), p)
+	return m.dma().Write(m.start+(addr-m.iova), p)
 }
 
 // resolve appends the spans of sges' first n bytes to out, if p may use them. wqe is where inline

@@ -193,11 +193,11 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrDMABufOffset, kind: attrIn, min: 8, max: 8},
 			{id: attrDMABufLength, kind: attrIn, min: 8, max: 8},
 			{id: attrDMABufIOVA, kind: attrIn, min: 8, max: 8},
-			{id: attrDMABufFD, kind: attrRawFD},
+			{id: attrDMABufFD, kind: attrIn, min: 4, max: 4},
 			{id: attrDMABufAccess, kind: attrIn, min: 4, max: 8},
 			{id: attrDMABufLKey, kind: attrOut, min: 4, max: 4},
 			{id: attrDMABufRKey, kind: attrOut, min: 4, max: 4},
-		}, run: func(*call) error { return syscall.EOPNOTSUPP }},
+		}, run: (*call).regDMABuf},
 
 		{objMR, 5}: {attrs: []attrSpec{ // REG_MR, of kernels that have it
 			{id: attrRegMRHandle, kind: attrNew},

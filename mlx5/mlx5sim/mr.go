@@ -25,6 +25,7 @@ func (m *mr) busy() bool { return false }
 func (m *mr) destroy() {
 	delete(m.pd.file.dev.mrs, m.key)
 	m.pd.refs--
+	m.unmap()
 }
 
 // regMR answers REG_MR: struct ib_uverbs_reg_mr.
@@ -92,7 +93,13 @@ func (f *file) checkMR(m *mr) error {
 	if m.start%pageSize != m.iova%pageSize {
 		return syscall.EINVAL
 	}
-	if err := firstError(checkAccess(m.access), checkRange(m.start, m.length), checkRange(m.iova, m.length)); err != nil {
+	if err := checkAccess(m.access); err != nil {
+		return err
+	}
+	if m.access&accessOnDemand != 0 {
+		return f.checkOnDemand(m)
+	}
+	if err := firstError(checkRange(m.start, m.length), checkRange(m.iova, m.length)); err != nil {
 		return err
 	}
 	if !f.pinnable(m.start, m.length, m.access&(accessLocalWrite|accessMWBind) != 0) {
@@ -108,7 +115,7 @@ func checkAccess(access uint32) error {
 	if access&(accessRemoteWrite|accessRemoteAtomic) != 0 && access&accessLocalWrite == 0 {
 		return syscall.EINVAL
 	}
-	if access&(accessOnDemand|accessZeroBased) != 0 {
+	if access&accessZeroBased != 0 {
 		return syscall.EOPNOTSUPP
 	}
 	return nil
@@ -168,6 +175,9 @@ func (c *call) reregMR() error {
 	}
 	if flags&reregAccess != 0 {
 		n.access = le.Uint32(in[44:])
+	}
+	if m.reach != nil || n.access&accessOnDemand != 0 {
+		return syscall.EOPNOTSUPP // as in mlx5_ib, which has the program register anew
 	}
 	if err := c.f.checkMR(&n); err != nil {
 		return err

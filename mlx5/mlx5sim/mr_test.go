@@ -1,6 +1,7 @@
 package mlx5sim
 
 import (
+	"os"
 	"syscall"
 	"testing"
 )
@@ -77,18 +78,83 @@ func TestReregMRChangesWhatItSaysAndNothingElse(t *testing.T) {
 	u.must(destroyCmd(u, objPD, pd2))
 }
 
-func TestDMABufsAreNotSupported(t *testing.T) {
+// TestDMABufCommandChecks: what works is in uverbs/verbstest.
+func TestDMABufCommandChecks(t *testing.T) {
+	if faultable() == nil {
+		t.Skip("this system does not check the accesses of a process to itself")
+	}
 	u := newUser(t)
 	u.getContext()
 	pdh := u.allocPD()
-	fd := obj(attrDMABufFD, 7)
-	attrs := []tattr{newID(attrDMABufHandle), obj(attrDMABufPD, pdh), in64(attrDMABufOffset, 0), in64(attrDMABufLength, 4096),
-		in64(attrDMABufIOVA, 0), fd, in32(attrDMABufAccess, accessLocalWrite), u.out(attrDMABufLKey, 4), u.out(attrDMABufRKey, 4)}
-	u.want(syscall.EOPNOTSUPP, command(objMR, 4, attrs...))
-	u.want(syscall.EINVAL, command(objMR, 4, attrs[:8]...))
-	attrs[5].len = 4
-	u.want(syscall.EINVAL, command(objMR, 4, attrs...))
-	if len(u.f.handles) != 1 {
-		t.Errorf("%d objects are left", len(u.f.handles))
+	before := u.snapshot()
+	attrs := func() []tattr {
+		return []tattr{newID(attrDMABufHandle), obj(attrDMABufPD, pdh), in64(attrDMABufOffset, 0), in64(attrDMABufLength, 4096),
+			in64(attrDMABufIOVA, 0), in32(attrDMABufFD, 1<<20), in32(attrDMABufAccess, accessLocalWrite), u.out(attrDMABufLKey, 4), u.out(attrDMABufRKey, 4)}
+	}
+	u.want(syscall.EBADF, command(objMR, 4, attrs()...))
+	u.want(syscall.EINVAL, command(objMR, 4, attrs()[:8]...))
+	for i, bad := range map[int]tattr{
+		3: in64(attrDMABufLength, 0), 4: in64(attrDMABufIOVA, 1), 6: in32(attrDMABufAccess, accessLocalWrite|accessMWBind),
+	} {
+		a := attrs()
+		a[i] = bad
+		u.want(syscall.EINVAL, command(objMR, 4, a...))
+	}
+	a := attrs()
+	a[5].len = 0
+	u.want(syscall.EINVAL, command(objMR, 4, a...))
+	f, err := os.Open(os.DevNull) // not to be shared, and of no size
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	a = attrs()
+	a[5].data = uint64(f.Fd())
+	u.want(syscall.EINVAL, command(objMR, 4, a...))
+	if after := u.snapshot(); after != before {
+		t.Errorf("refused regions left %v, was %v", after, before)
+	}
+}
+
+// TestImplicitOnDemandRegionIsAllOfMemory: one of the largest length, from 0 on.
+func TestImplicitOnDemandRegionIsAllOfMemory(t *testing.T) {
+	if faultable() == nil {
+		t.Skip("this system does not check the accesses of a process to itself")
+	}
+	u := newUser(t)
+	u.getContext()
+	pdh := u.allocPD()
+	const all = 1<<64 - 1
+	reg := func(start, length, iova uint64, access uint32) []byte {
+		b := make([]byte, 40)
+		le.PutUint64(b[8:], start)
+		le.PutUint64(b[16:], length)
+		le.PutUint64(b[24:], iova)
+		le.PutUint32(b[32:], pdh)
+		le.PutUint32(b[36:], access)
+		return writeCommand(9, u.in(attrCoreIn, b), u.out(attrCoreOut, 12))
+	}
+	u.want(syscall.EINVAL, reg(0, all, 4096, accessLocalWrite|accessOnDemand))
+	u.want(syscall.EINVAL, reg(4096, all, 4096, accessLocalWrite|accessOnDemand))
+	u.want(syscall.EINVAL, reg(0, all, 0, accessLocalWrite))
+	u.want(syscall.EINVAL, reg(0, 4096, 0, accessRemoteWrite|accessOnDemand))
+	u.must(reg(0, all, 0, accessLocalWrite|accessRemoteWrite|accessOnDemand))
+	var m *mr
+	for _, x := range u.d.mrs {
+		m = x
+	}
+	p, addr := testPage(t)
+	for _, a := range []uint64{addr, addr + 4000} {
+		if got := u.d.find(m.pd, m.key, a, 96, accessRemoteWrite); got != m {
+			t.Fatalf("no access at %#x", a)
+		}
+		if err := m.write(a, []byte("somewhere")); err != nil || string(p[a-addr:][:9]) != "somewhere" {
+			t.Errorf("write at %#x: %v", a, err)
+		}
+	}
+	for _, a := range []uint64{8, 1 << 63, all - 100, addr &^ (1<<47 - 1)} {
+		if err := m.read(a, make([]byte, 96)); err == nil {
+			t.Errorf("there is memory at %#x", a)
+		}
 	}
 }

@@ -90,7 +90,7 @@ func (d *Device) window(q *qp, key uint32, addr, n uint64, access uint32) *mr {
 	if m == nil {
 		return nil // the MR is gone
 	}
-	w.window = mr{pd: m.pd, key: key, iova: w.iova, start: m.start + (w.addr - m.iova), length: w.length, access: w.access}
+	w.window = mr{pd: m.pd, key: key, iova: w.iova, start: m.start + (w.addr - m.iova), length: w.length, access: w.access, reach: m.reach}
 	return &w.window
 }
 

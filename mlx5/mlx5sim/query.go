@@ -95,8 +95,13 @@ func (c *call) queryDeviceEx() error {
 		return syscall.EINVAL
 	}
 	w := writer(c.f.dev.deviceResp())
-	w.u32(0, 304)                              // comp_mask, response_length
-	w.u64(0, 0, 0)                             // odp_caps
+	w.u32(0, 304) // comp_mask, response_length
+	if c.f.faultable() != nil {
+		w.u64(odpSupport | odpImplicit)
+		w.u32(odpReliable, 0, odpDatagrams, 0) // RC, UC, UD
+	} else {
+		w.u64(0, 0, 0)
+	}
 	w.u64(1<<63 - 1)                           // timestamp_mask
 	w.u64(1000000)                             // hca_core_clock, kHz
 	w.u64(deviceCaps)                          // device_cap_flags_ex

@@ -214,7 +214,8 @@ func (r *replay) answer(c *recorded, a *recordedAttr, got []byte) {
 	case "MLX5_UAR.ALLOC/PAGE_ID":
 		r.pages[le.Uint32(want)] = le.Uint32(got)
 	case "WRITE.EX_QUERY_DEVICE/CORE_OUT":
-		mask(8, 16) // GUIDs
+		mask(8, 16)   // GUIDs
+		mask(184, 24) // on-demand paging, which that kernel had not
 	case "DEVICE.QUERY_GID_ENTRY/RESP_ENTRY":
 		mask(28, 4) // ifindex
 	case "DEVICE.GET_CONTEXT/UHW_OUT":

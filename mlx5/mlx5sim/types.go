@@ -157,7 +157,13 @@ type mr struct {
 	start  uint64 // first user virtual address
 	length uint64
 	access uint32 // IB_UVERBS_ACCESS_*
+
+	reach   DMA // on-demand paging, dma-buf: how the memory is reached; nil: as the file's
+	mapping *mapping
 }
+
+// mapping is the memory of a dma-buf.
+type mapping struct{ mem []byte }
 
 type ah struct {
 	pd     *pd

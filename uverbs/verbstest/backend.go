@@ -17,6 +17,8 @@ const (
 	MemoryWindows Capability = "memory windows"
 	ResizeCQ      Capability = "resizing of CQs"
 	ReregMR       Capability = "reregistration of MRs"
+	OnDemand      Capability = "on-demand paging"
+	DMABuf        Capability = "regions of descriptors that stand in for dma-bufs"
 	Multicast     Capability = "multicast groups"
 	Drain         Capability = "state SQD"
 	Removal       Capability = "removal of the device by the test"

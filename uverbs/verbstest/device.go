@@ -48,16 +48,34 @@ func Devices(name, name2 string) (Backend, error) {
 	switch a.Driver() {
 	case "rdma_rxe", "rxe":
 		v := release()
+		b.Lacks[DMABuf] = "rxe pins the memory of programs"
+		if v[0] < 6 || v[0] == 6 && v[1] < 15 {
+			b.Lacks[OnDemand] = "rxe has none before 6.15"
+		}
 		b.Deviations = rxeDeviations(v)
 		if v[0] == 6 && v[1] < 12 {
 			b.Lacks[ReregMR] = "rxe on 6.1 cannot; on 6.12 it can"
 		}
 	case "mlx5_core":
+		b.Lacks[DMABuf] = "it takes real ones, and a memfd is none"
+		if attr, err := query(a); err != nil || attr.ODP.General&1 == 0 {
+			b.Lacks[OnDemand] = "the device says that it has none"
+		}
 		b.Deviations = []Deviation{{RuleZeroBased, notSupported, "mlx5_ib has no zero-based MRs by this command"}}
 	default:
 		return Backend{}, fmt.Errorf("verbstest: nothing is known of driver %s", a.Driver())
 	}
 	return b, nil
+}
+
+// query asks a device what it can.
+func query(d *uverbs.Device) (*uverbs.DeviceAttr, error) {
+	ctx, err := d.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer ctx.Close()
+	return ctx.QueryDevice()
 }
 
 // release is the major and minor number of the kernel's version.

@@ -47,6 +47,7 @@ func ForeignLoopback() Backend {
 // polled says what a device that looks at its doorbells from time to time does
 // differently.
 func polled(b Backend) Backend {
+	b.Lacks[DMABuf] = "its descriptor would be another process's"
 	b.Deviations = slices.DeleteFunc(b.Deviations, func(d Deviation) bool { return d.Rule == RuleReadOnly })
 	return b
 }

@@ -21,4 +21,10 @@ func mapPages(n int) ([]byte, func() error, error) {
 
 func readOnly([]byte) error { return errors.ErrUnsupported }
 
+func protect([]byte, bool) error { return errors.ErrUnsupported }
+
+func sharedFile(int) (fd int, mem []byte, closeFD func() error, err error) {
+	return -1, nil, nil, errors.ErrUnsupported
+}
+
 const canUnmap = false

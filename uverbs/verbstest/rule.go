@@ -48,9 +48,10 @@ const (
 	RuleMaxDestRd Rule = "RTR with 200 outstanding READs to serve"
 
 	// MRs.
-	RuleBoundRegion Rule = "deregister a region that a window is bound to"
-	RuleZeroBased   Rule = "register with AccessZeroBased"
-	RuleReadOnly    Rule = "register memory that is mapped read-only with AccessLocalWrite"
+	RuleBoundRegion  Rule = "deregister a region that a window is bound to"
+	RuleFaultedWrite Rule = "WRITE to a region of on-demand paging whose memory is gone"
+	RuleZeroBased    Rule = "register with AccessZeroBased"
+	RuleReadOnly     Rule = "register memory that is mapped read-only with AccessLocalWrite"
 )
 
 const (
@@ -95,6 +96,7 @@ var rules = map[Rule]string{
 	RulePathMTU:       invalid,
 	RuleMaxDestRd:     invalid,
 	RuleBoundRegion:   refused,
+	RuleFaultedWrite:  status(uverbs.WCRemOpErr),
 	RuleZeroBased:     accepted,
 	RuleReadOnly:      badAddress,
 }

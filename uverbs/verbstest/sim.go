@@ -2,6 +2,7 @@ package verbstest
 
 import (
 	"errors"
+	"runtime"
 
 	_ "github.com/rrppcc-go/rrppcc/mlx5" // the simulated ConnectX needs its provider
 	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
@@ -67,12 +68,15 @@ func simPair(first, second []mlx5sim.Option) (*Pair, error) {
 }
 
 func simBackend(name string, open func() (*Pair, error)) Backend {
+	lacks := map[Capability]string{Multicast: "mlx5sim models no groups"}
+	if runtime.GOOS != "linux" {
+		const why = "this system does not check the accesses of a process to its own memory"
+		lacks[OnDemand], lacks[DMABuf] = why, why
+	}
 	return Backend{
-		Name: name,
-		Open: open,
-		Lacks: map[Capability]string{
-			Multicast: "mlx5sim models no groups",
-		},
+		Name:  name,
+		Open:  open,
+		Lacks: lacks,
 		Deviations: []Deviation{
 			{RuleHopLimit, asAsked, "there are no routes in the simulator; a kernel takes the hop limit from the route"},
 			{RuleBoundRegion, accepted, "the simulator lets the region go, and the window grants nothing from then on"},

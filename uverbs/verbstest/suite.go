@@ -29,7 +29,7 @@ type test struct {
 
 // groups is the suite, in the order in which a new device is best brought up.
 var groups = [][]test{
-	queryTests, objectTests, mrTests, modifyTests, rcTests, shapeTests, mixTests, ucTests, udTests, queueTests, eventTests,
+	queryTests, objectTests, mrTests, faultedTests, modifyTests, rcTests, shapeTests, mixTests, ucTests, udTests, queueTests, eventTests,
 	rnrTests, errorTests, flushTests, atomicTests, invalidateTests, windowTests, srqTests, overrunTests, processTests, removalTests,
 }
 
