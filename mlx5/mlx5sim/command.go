@@ -28,6 +28,7 @@ const (
 	attrNew                    // the handle of a new object comes back
 	attrFD                     // an event file of this file
 	attrNewFD                  // the number of a new event file comes back
+	attrRawFD                  // a descriptor of another kind, not looked at
 )
 
 // attrSpec is what a method expects of one attribute. A method's schema is the
