@@ -13,7 +13,9 @@ import (
 type ForeignConfig struct {
 	// Memory reaches the program's memory by the program's addresses. View may
 	// always answer nil. Where it also has a method Writable(addr, n uint64) bool,
-	// memory that may only be read is refused where the kernel refuses it.
+	// memory that may only be read is refused where the kernel refuses it. Where it
+	// has a method Publish(addr uint64, p []byte) error, which stores the last byte of
+	// p after all others, a completion takes one call instead of two.
 	Memory DMA
 
 	// MapUAR returns this process's own shared mapping of the page that the

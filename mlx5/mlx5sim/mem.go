@@ -23,6 +23,7 @@ type scratch struct {
 	grh    [grhBytes]byte
 	bounce []byte
 	rwqe   []byte   // a receive WQE that cannot be viewed
+	ahead  lookahead
 	inline [64]byte // data that go into a CQE
 	word   [atomicBytes]byte
 }

@@ -56,7 +56,7 @@ func (c *cq) add(e *cqe) {
 	if v := c.file.dma.View(at, cqeBytes); v != nil {
 		copy(v[:cqeBytes-4], b[:])
 		atomicStoreBE32(v[cqeBytes-4:], be.Uint32(b[cqeBytes-4:]))
-	} else if c.file.dma.Write(at, b[:cqeBytes-1]) != nil || c.file.dma.Write(at+cqeBytes-1, b[cqeBytes-1:]) != nil {
+	} else if c.file.publish(at, b[:]) != nil {
 		c.overran()
 		return
 	}

@@ -7,6 +7,7 @@ import "time"
 func (q *qp) runSQ() {
 	op := &q.file.dev.fab.eng.op
 	defer q.file.dev.flushWire()
+	q.file.dev.fab.eng.ahead.q = nil // what it holds of the queue may have been another use of its slots
 	for (q.attr.state == stateRTS || q.begun()) && q.sq.next != q.sq.pi && !q.eng.waiting && !q.eng.wireBusy {
 		if fo := q.file.foreign; fo != nil && fo.yields(q) {
 			return
@@ -55,11 +56,9 @@ func (q *qp) fetch(op *sendOp) syndrome {
 	dma := q.file.dma
 	first := dma.View(q.sq.buf+uint64(slot)*wqebbBytes, wqebbBytes)
 	if first == nil {
-		op.buf = grow(op.buf, wqebbBytes)
-		if dma.Read(q.sq.buf+uint64(slot)*wqebbBytes, op.buf) != nil {
+		if first = q.copied(op.index); first == nil {
 			return synLocalQPOp
 		}
-		first = op.buf
 	}
 	ds, wqebbs := decodeCtrl(first)
 	op.opcode = first[3]
@@ -68,7 +67,7 @@ func (q *qp) fetch(op *sendOp) syndrome {
 	}
 	op.wqebbs = wqebbs
 	n := ds * segBytes
-	if n <= wqebbBytes {
+	if n <= len(first) {
 		return op.decode(first[:n], q.typ, q.qpn)
 	}
 	if slot+wqebbs <= q.sq.size {
@@ -84,6 +83,38 @@ func (q *qp) fetch(op *sendOp) syndrome {
 		}
 	}
 	return op.decode(op.buf[:n], q.typ, q.qpn)
+}
+
+// aheadBytes is how much of a send queue that cannot be viewed is copied at a
+// time: for another process's memory that costs little more than one WQE.
+const aheadBytes = 1024
+
+// lookahead is a copy of WQEBBs that a doorbell announced, whose WQEs are about
+// to be executed. Posted WQEs do not change.
+type lookahead struct {
+	q        *qp
+	from, to uint32 // free-running indices
+	buf      [aheadBytes]byte
+}
+
+// copied returns a copy of the WQEBB index of q, and of what was announced
+// behind it as far as it was copied at once; nil where it cannot be read. It is
+// valid until the next call.
+func (q *qp) copied(index uint32) []byte {
+	a := &q.file.dev.fab.eng.ahead
+	if a.q != q || index-a.from >= a.to-a.from {
+		slot := index & (q.sq.size - 1)
+		n := min(q.sq.pi-index, q.sq.size-slot, aheadBytes/wqebbBytes)
+		at := q.sq.buf + uint64(slot)*wqebbBytes
+		a.q = nil
+		if q.file.dma.Read(at, a.buf[:n*wqebbBytes]) != nil {
+			if n = 1; q.file.dma.Read(at, a.buf[:wqebbBytes]) != nil {
+				return nil
+			}
+		}
+		a.q, a.from, a.to = q, index, index+n
+	}
+	return a.buf[(index-a.from)*wqebbBytes : (a.to-a.from)*wqebbBytes]
 }
 
 // grow returns b with length n, in place if it has the capacity.

@@ -119,6 +119,25 @@ type writableDMA interface {
 	Writable(addr uint64, n uint64) bool
 }
 
+// publishingDMA is a DMA that can do with one call what Write needs two for:
+// store the last byte of p after all others, as seen by the program.
+type publishingDMA interface {
+	DMA
+	Publish(addr uint64, p []byte) error
+}
+
+// publish stores p, whose last byte hands the rest over.
+func (f *file) publish(addr uint64, p []byte) error {
+	if d, ok := f.dma.(publishingDMA); ok {
+		return d.Publish(addr, p)
+	}
+	last := len(p) - 1
+	if err := f.dma.Write(addr, p[:last]); err != nil {
+		return err
+	}
+	return f.dma.Write(addr+uint64(last), p[last:])
+}
+
 // pinnable reports whether n bytes at addr could be pinned.
 func (f *file) pinnable(addr, n uint64, write bool) bool {
 	if !f.dma.Mapped(addr, n) {
