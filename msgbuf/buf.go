@@ -28,7 +28,8 @@ type block struct {
 	// grows. Whoever moves it from odd to even (Free) owns the block until it is on
 	// the pool's queue.
 	gen    atomic.Uint64
-	mem    []byte // the whole capacity
+	mem    []byte // the whole capacity; nil if the CPU does not see it
+	size   int    // of it, bytes
 	length int
 	addr   uint64
 	lkey   uint32
@@ -58,17 +59,17 @@ func (b Buf) Valid() bool { return b.b != nil && b.b.gen.Load() == b.gen }
 // IsNil says whether the Buf is the zero Buf. A stale Buf is not.
 func (b Buf) IsNil() bool { return b.b == nil }
 
-// Bytes returns the buffer's first Len bytes; nil if the Buf is not valid. The
-// slice must not be used after Free.
+// Bytes returns the buffer's first Len bytes; nil if the Buf is not valid, or not
+// mapped. The slice must not be used after Free.
 func (b Buf) Bytes() []byte {
-	if !b.Valid() {
+	if !b.Valid() || b.b.mem == nil {
 		return nil
 	}
 	return b.b.mem[:b.b.length]
 }
 
 // Full returns the whole capacity, for writers that do not know the length yet;
-// nil if the Buf is not valid.
+// nil if the Buf is not valid, or not mapped.
 func (b Buf) Full() []byte {
 	if !b.Valid() {
 		return nil
@@ -89,8 +90,13 @@ func (b Buf) Cap() int {
 	if !b.Valid() {
 		return 0
 	}
-	return len(b.b.mem)
+	return b.b.size
 }
+
+// Mapped says whether the CPU sees the buffer's memory. That of other devices, such
+// as a GPU's, it may not see: only NICs then read and write it. A Buf that is not
+// valid is not mapped.
+func (b Buf) Mapped() bool { return b.Valid() && b.b.mem != nil }
 
 // SetLen sets the length. The content does not change.
 // It must not run at the same time as any other use of the same buffer.
@@ -98,7 +104,7 @@ func (b Buf) SetLen(n int) error {
 	if !b.Valid() {
 		return fmt.Errorf("msgbuf: set length %d: %w", n, ErrFreed)
 	}
-	if n < 0 || n > len(b.b.mem) {
+	if n < 0 || n > b.b.size {
 		return fmt.Errorf("msgbuf: set length %d of %d: %w", n, len(b.b.mem), ErrCapacity)
 	}
 	b.b.length = n
@@ -123,7 +129,7 @@ func (b Buf) LKey() uint32 {
 }
 
 // RKey returns the remote key of the buffer's region; 0 unless the pool is
-// RemoteRead.
+// RemoteRead, and where the region's key grants nothing.
 func (b Buf) RKey() uint32 {
 	if !b.Valid() {
 		return 0

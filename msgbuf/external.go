@@ -11,8 +11,10 @@ import (
 // Any goroutine may call its methods.
 type External struct {
 	mu     sync.Mutex
-	owner  Pool // of the views: never allocates, takes what is freed
-	mem    []byte
+	owner  Pool   // of the views: never allocates, takes what is freed
+	mem    []byte // nil if the CPU does not see it
+	addr   uint64 // of its first byte, as work requests name it
+	size   int    // bytes
 	reg    Registration
 	lkey   uint32
 	rkey   uint32
@@ -35,15 +37,32 @@ func NewExternal(reg Registrar, mem []byte, access Access) (*External, error) {
 	if err != nil {
 		return nil, fmt.Errorf("msgbuf: register %d bytes of external memory: %w", len(mem), err)
 	}
-	x := &External{mem: mem, reg: r, lkey: r.LKey()}
+	return newExternal(reg, r, mem, uint64(addrOf(mem)), len(mem), access), nil
+}
+
+// NewUnmapped is NewExternal for memory that the CPU does not see, such as a GPU's:
+// size bytes that are registered already, as r, in reg's protection domain, and
+// that work requests name from addr on. Buffers of it have no Bytes. Close closes r.
+func NewUnmapped(reg Registrar, r Registration, addr uint64, size int, access Access) (*External, error) {
+	if size <= 0 || addr+uint64(size) < addr {
+		return nil, fmt.Errorf("msgbuf: %d bytes of unmapped memory at %#x: %w", size, addr, ErrCapacity)
+	}
+	return newExternal(reg, r, nil, addr, size, access), nil
+}
+
+func newExternal(reg Registrar, r Registration, mem []byte, addr uint64, size int, access Access) *External {
+	x := &External{mem: mem, addr: addr, size: size, reg: r, lkey: r.LKey()}
 	x.owner.registrar, x.owner.access = reg, access
 	if access == RemoteRead {
 		x.rkey = r.RKey()
 	}
-	return x, nil
+	return x
 }
 
-// Bytes returns all of the memory.
+// Len returns the size of the memory in bytes.
+func (x *External) Len() int { return x.size }
+
+// Bytes returns all of the memory; nil if the CPU does not see it.
 func (x *External) Bytes() []byte { return x.mem }
 
 // View returns n bytes from offset off as a Buf. Free of it drops the view and
@@ -55,8 +74,8 @@ func (x *External) View(off, n int) (Buf, error) {
 	if x.closed {
 		return Buf{}, fmt.Errorf("msgbuf: view of external memory: %w", ErrClosed)
 	}
-	if off < 0 || n < 0 || off > len(x.mem) || n > len(x.mem)-off {
-		return Buf{}, fmt.Errorf("msgbuf: view of %d bytes at %d of %d: %w", n, off, len(x.mem), ErrCapacity)
+	if off < 0 || n < 0 || off > x.size || n > x.size-off {
+		return Buf{}, fmt.Errorf("msgbuf: view of %d bytes at %d of %d: %w", n, off, x.size, ErrCapacity)
 	}
 	x.drain()
 	b := x.spare
@@ -66,8 +85,11 @@ func (x *External) View(off, n int) (Buf, error) {
 		x.spare = b.next
 	}
 	b.next = nil
-	b.mem, b.length = x.mem[off:off+n:off+n], n
-	b.addr, b.lkey, b.rkey = uint64(addrOf(x.mem))+uint64(off), x.lkey, x.rkey
+	if x.mem != nil {
+		b.mem = x.mem[off : off+n : off+n]
+	}
+	b.size, b.length = n, n
+	b.addr, b.lkey, b.rkey = x.addr+uint64(off), x.lkey, x.rkey
 	x.out++
 	x.bytes += int64(n)
 	gen := b.gen.Load() + 1
@@ -80,8 +102,8 @@ func (x *External) drain() {
 	for b := x.owner.returned.Swap(nil); b != nil; {
 		next := b.next
 		x.out--
-		x.bytes -= int64(len(b.mem))
-		b.mem, b.addr, b.lkey, b.rkey = nil, 0, 0, 0
+		x.bytes -= int64(b.size)
+		b.mem, b.size, b.addr, b.lkey, b.rkey = nil, 0, 0, 0, 0
 		b.next, x.spare = x.spare, b
 		b = next
 	}
@@ -102,7 +124,7 @@ func (x *External) Close() error {
 		return nil
 	}
 	if err := x.reg.Close(); err != nil {
-		return fmt.Errorf("msgbuf: deregister %d bytes of external memory: %w", len(x.mem), err)
+		return fmt.Errorf("msgbuf: deregister %d bytes of external memory: %w", x.size, err)
 	}
 	x.reg = nil
 	return nil

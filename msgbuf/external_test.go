@@ -131,3 +131,60 @@ func TestViewsComeAndGoOnAllGoroutinesWithoutAllocation(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestViewsOfUnmappedMemoryHaveNoBytes(t *testing.T) {
+	_, d := newTestExternal(t, Local) // which registers
+	mem, _, err := mapMemory(hugePage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unmapMemory(mem)
+	r, err := d.Register(mem, RemoteRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := NewUnmapped(d, r, 0, 10_000, RemoteRead)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x.Bytes() != nil || x.Len() != 10_000 {
+		t.Errorf("%d bytes, %d of them here", x.Len(), len(x.Bytes()))
+	}
+	b, err := x.View(100, 9900)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Bytes() != nil || b.Full() != nil || b.Mapped() || b.Len() != 9900 || b.Cap() != 9900 || b.Addr() != 100 || b.RKey() != r.RKey() || b.LKey() != r.LKey() || b.Access() != RemoteRead {
+		t.Errorf("%+v", b.b)
+	}
+	if err := b.SetLen(5); err != nil || b.Len() != 5 {
+		t.Error(err)
+	}
+	if err := b.SetLen(9901); !errors.Is(err, ErrCapacity) {
+		t.Error(err)
+	}
+	for _, part := range [][2]int{{0, 10_001}, {10_001, 0}, {-1, 1}, {0, -1}} {
+		if _, err := x.View(part[0], part[1]); !errors.Is(err, ErrCapacity) {
+			t.Errorf("%d bytes at %d: %v", part[1], part[0], err)
+		}
+	}
+	var inUse *InUseError
+	if err := x.Close(); !errors.As(err, &inUse) || inUse.Bufs != 1 || inUse.Bytes != 9900 {
+		t.Error(err)
+	}
+	b.Free()
+	if b.Cap() != 0 || b.Addr() != 0 {
+		t.Error("the view outlives Free")
+	}
+	if err := x.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []struct {
+		addr uint64
+		n    int
+	}{{0, 0}, {0, -1}, {1<<64 - 10, 11}} {
+		if _, err := NewUnmapped(d, r, bad.addr, bad.n, Local); !errors.Is(err, ErrCapacity) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}

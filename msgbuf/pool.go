@@ -250,7 +250,7 @@ func (p *Pool) newBlock(r *region, order, off int) *block {
 	if order != orderWhole {
 		size = 1 << order
 	}
-	b.mem = r.mem[off : off+size : off+size]
+	b.mem, b.size = r.mem[off:off+size:off+size], size
 	b.addr = uint64(addrOf(b.mem))
 	b.lkey, b.rkey = r.lkey, r.rkey
 	b.region = r
@@ -318,7 +318,7 @@ func (p *Pool) recycle(b *block) {
 	} else {
 		r.release(int(b.order), int(b.addr-uint64(addrOf(r.mem))))
 	}
-	b.mem, b.region, b.addr, b.lkey, b.rkey = nil, nil, 0, 0, 0
+	b.mem, b.size, b.region, b.addr, b.lkey, b.rkey = nil, 0, nil, 0, 0, 0
 	b.next, p.spare = p.spare, b
 }
 

@@ -40,10 +40,10 @@
 // # Buffers
 //
 // Messages live in registered memory, [msgbuf.Buf], from Endpoint.Alloc,
-// RequestHandle.Response, or a Region of Endpoint.Register. A request's buffers
-// belong to the endpoint until the request is done; a response's buffer belongs
-// to it from the moment that the handler returns it. Peers can write nowhere;
-// what they can read is below.
+// RequestHandle.Response, or a Region of Endpoint.Register, or of RegisterDMABuf
+// for that of a GPU. A request's buffers belong to the endpoint until the request
+// is done; a response's buffer belongs to it from the moment that the handler
+// returns it. Peers can write nowhere; what they can read is below.
 //
 // # Guarantees
 //
@@ -111,6 +111,10 @@
 // Windows come from the endpoint: 16 at first, more as they are needed, up to its
 // ring depth. While there is none for a message, it waits. Where a connection is
 // replaced, what was offered by the old one is offered anew by the next.
+//
+// There is one exception: the kernel binds no windows to dma-bufs. A Region of
+// RegisterDMABuf with msgbuf.RemoteRead can be read as a whole, by each peer that one
+// of its large messages has shown its key, or that has guessed it.
 //
 // With WithRegionKeys, and on devices without such windows (MemoryWindows tells),
 // the key of a large message is that of the region that it lies in. Soft-RoCE is

@@ -169,7 +169,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	ep.e = engine.New(engine.Config{
 		Window: opt.window, MaxInline: ep.t.MaxInline(), MaxSmall: ep.maxSmall, Threshold: ep.threshold, MaxMsg: opt.maxMessage, MaxPulled: opt.requestMem,
 		InitialRTO: int64(opt.initialRTO), MinRTO: int64(opt.minRTO), MaxRTO: int64(opt.maxRTO),
-		CancelGrace: ep.cancelGrace(), Offers: ep.reg.windows,
+		CancelGrace: int64(2 * time.Second), Offers: ep.reg.windows, OfferGrace: int64(500 * time.Millisecond),
 		Small: ep.mem.small, Large: ep.mem.large, Registrar: ep.reg,
 		PeerStuck: ep.peerStuck, PeerBroken: ep.peerBroken,
 		Drop:       opt.faults.dropper(),

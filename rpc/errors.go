@@ -29,6 +29,9 @@ var (
 	// ErrBuffer: a buffer is freed, is of another endpoint, or holds a large
 	// message in memory that peers cannot read.
 	ErrBuffer = engine.ErrBuffer
+	// ErrUnmapped: a response that came in datagrams is for memory that the CPU
+	// does not see (RegisterDMABuf); only large ones can be received there.
+	ErrUnmapped = engine.ErrUnmapped
 	// ErrProtocol: the peer sent something that cannot be.
 	ErrProtocol = engine.ErrProtocol
 	// ErrClosed: the endpoint is closed.

@@ -50,6 +50,12 @@ func (h *RequestHandle) Type() uint8 { return h.h.Type() }
 // reply.
 func (h *RequestHandle) Bytes() []byte { return h.h.Data() }
 
+// Buf returns the buffer that a large request was pulled to: where its bytes are not
+// mapped (PlaceRequests), it tells where they are. It is the endpoint's, and valid
+// until the handler returns, and after Defer until the reply or Release. For a
+// request that came in datagrams it is the zero Buf.
+func (h *RequestHandle) Buf() msgbuf.Buf { return h.h.Buf() }
+
 // Large reports whether the request was pulled by RDMA READ.
 func (h *RequestHandle) Large() bool { return h.h.Large() }
 

@@ -20,8 +20,21 @@ func (r *registrar) Register(mem []byte, access msgbuf.Access) (msgbuf.Registrat
 			flags |= uverbs.AccessRemoteRead
 		}
 	}
-	return r.pd.RegisterMR(mem, flags)
+	mr, err := r.pd.RegisterMR(mem, flags)
+	if err != nil {
+		return nil, err
+	}
+	if flags&uverbs.AccessMWBind != 0 {
+		return bindable{mr}, nil
+	}
+	return mr, nil
 }
+
+// bindable is a region that peers read by windows alone.
+type bindable struct{ *uverbs.MR }
+
+// RKey returns 0: the region has one, which grants nothing.
+func (bindable) RKey() uint32 { return 0 }
 
 // pools are an endpoint's memory. The first two are the loop's own, without
 // locks; the others are for everybody. Small memory is out of peers' reach.

@@ -13,12 +13,6 @@ const (
 	// growPause is how long an endpoint goes on with the windows that it has
 	// when the device gives no more.
 	growPause = time.Second
-
-	// How long a peer may keep a request that was given up: then its session
-	// ends, where only its word gives the memory back; where windows do, the
-	// request is taken from it.
-	keyGrace    = 2 * time.Second
-	windowGrace = 500 * time.Millisecond
 )
 
 // WithRegionKeys offers large messages by the rkeys of the regions that they
@@ -56,13 +50,6 @@ func (ep *Endpoint) firstWindows() int {
 		return min(startWindows, ep.opt.ringDepth)
 	}
 	return 0
-}
-
-func (ep *Endpoint) cancelGrace() int64 {
-	if ep.reg.windows {
-		return int64(windowGrace)
-	}
-	return int64(keyGrace)
 }
 
 // growWindows allocates n windows more, beside the loop: it is a matter of the

@@ -14,7 +14,6 @@ type roundTripper struct {
 
 func newRoundTripper(tb testing.TB, n, parts int, offers bool) *roundTripper {
 	r := &roundTripper{p: newPairOfParts(tb, parts, func(c *Config) { c.MaxMsg, c.Offers = 4<<20, offers })}
-	r.p.c.reg.windows, r.p.s.reg.windows = false, false // offers are granted by the regions' keys
 	r.p.s.e.Handle(1, echo)
 	r.call = Call{Type: 1, Req: r.p.c.message(n, 1), Resp: r.p.c.alloc(n), Fn: func(*Call) { r.ended = true }}
 	return r
@@ -25,12 +24,12 @@ func (r *roundTripper) move(from, to *endpoint) {
 	e := from.e
 	for i := range e.Reads {
 		rd := &e.Reads[i]
-		copy(r.p.mem.at(rd.Local, rd.Len, rd.LKey), r.p.mem.at(rd.Remote, rd.Len, rd.RKey))
+		copy(r.p.mem.at(rd.Local, rd.Len, rd.LKey), r.p.mem.at(rd.Remote, rd.Len, rd.RKey&^(1<<31)))
 		e.ReadDone(r.p.now, rd.Token, true)
 	}
 	e.Reads = e.Reads[:0]
 	for i := range e.Offers {
-		e.OfferDone(r.p.now, e.Offers[i].Token, e.Offers[i].LKey|1<<31, 1, true)
+		e.OfferDone(r.p.now, e.Offers[i].Token, e.Offers[i].LKey, 1, true) // a key that at takes
 	}
 	e.Offers = e.Offers[:0]
 	for _, token := range e.Withdrawn {

@@ -66,7 +66,7 @@ func (sl *serverSlot) acceptPart(h *Header, body []byte) {
 		return
 	}
 	sl.begin(h)
-	if !sl.takeMemory(uint64(p.Total)) {
+	if !sl.takeMemory(uint64(p.Total), nil) {
 		return
 	}
 	sl.large = false
@@ -151,6 +151,10 @@ func (sl *clientSlot) responsePart(body []byte) {
 	if sl.state == slotSent {
 		if int(p.Total) > resp.Cap() {
 			sl.done(&ResponseTooLargeError{Need: int(p.Total), Cap: resp.Cap()})
+			return
+		}
+		if !resp.Mapped() {
+			sl.done(ErrUnmapped)
 			return
 		}
 		// From now on the request is not sent again: the response may be on its

@@ -75,7 +75,7 @@ func (s *Session) launch(c *Call) {
 	if c.ReqLarge = c.Req.Len() > s.maxUD; c.ReqLarge && c.Req.Access() != msgbuf.RemoteRead {
 		var err error
 		if sl.copied, err = e.readable(c.Req); err != nil {
-			if err != ErrBuffer {
+			if err != ErrBuffer && err != ErrUnmapped {
 				err = ErrNoMemory
 			}
 			sl.end(err)
@@ -84,7 +84,7 @@ func (s *Session) launch(c *Call) {
 	}
 	sl.sentAt, sl.backoff = e.now, s.rto
 	sl.resend = e.now + s.rto
-	if c.ReqLarge && e.cfg.Offers {
+	if c.ReqLarge && e.offers(sl.large()) {
 		sl.state = slotOffering
 		sl.ref = e.pushOffer(s, sl.large(), sl, nil)
 	} else {
@@ -164,7 +164,7 @@ func (sl *clientSlot) expired(now int64) {
 			return
 		}
 	case slotCancelling:
-		if now >= sl.giveUp && sl.s.e.cfg.Offers {
+		if now >= sl.giveUp && sl.s.e.refs[sl.ref].offer {
 			sl.end(sl.err) // which takes the request back, whether the peer is ready or not
 			return
 		}
@@ -210,6 +210,9 @@ func (sl *clientSlot) abort(err error) {
 		sl.err = err
 		sl.state = slotCancelling
 		sl.giveUp = e.now + e.cfg.CancelGrace
+		if e.refs[sl.ref].offer {
+			sl.giveUp = e.now + e.cfg.OfferGrace
+		}
 		sl.backoff = sl.s.rto
 		sl.resend = e.now + sl.backoff
 		sl.send()
@@ -443,6 +446,9 @@ func setResponse(buf msgbuf.Buf, body []byte) error {
 	}
 	if buf == (msgbuf.Buf{}) {
 		return nil
+	}
+	if len(body) > 0 && !buf.Mapped() {
+		return ErrUnmapped
 	}
 	if err := buf.SetLen(len(body)); err != nil {
 		return ErrBuffer

@@ -73,7 +73,7 @@
 //	  |== RDMA READ ==>                        |
 //	  | PULLED                          -->    |  response buffer is free
 //
-// With Config.Offers, such a message is first made readable for this one peer
+// With Config.Offers, such a message, unless its region has a key of its own, is first made readable for this one peer
 // ([Offer]): only when the transport says that it is, the control block is sent,
 // and only when the transport says that it is no more, the buffer is let go. A key
 // works by one connection; where that is replaced, the message is offered anew, and

@@ -21,9 +21,11 @@ type Config struct {
 	CancelGrace                int64 // how long a peer may keep a cancelled request's buffer
 
 	// Offers says that the transport grants peers each large message by itself,
-	// and can take it back. Without, they read by the keys of regions, and what a
-	// peer may be reading only its word gives back.
-	Offers bool
+	// and can take it back, which it does OfferGrace after a peer was asked to let
+	// it go. Buffers that have a remote key are excepted: by that their peers
+	// read, and what a peer may be reading only its word gives back.
+	Offers     bool
+	OfferGrace int64
 
 	// Congestion makes the controllers of clients' sessions; nil is no congestion
 	// control. Burst is how many datagrams the owner hands to Receive at once at
@@ -38,7 +40,7 @@ type Config struct {
 
 	// PeerStuck is called when a peer kept a cancelled request for longer than
 	// CancelGrace. The owner must take the peer's access away and then call
-	// FailDest. With Offers it is never called.
+	// FailDest. For what was offered it is not called.
 	PeerStuck func(dest uint32)
 	// Drop, which may be nil, is asked for every datagram that is received
 	// whether to throw it away.
@@ -126,8 +128,9 @@ type Stats struct {
 type Engine struct {
 	cfg      Config
 	handlers [256]Handler
-	sessions []*Session // by index
-	free     []uint32   // indices without session
+	places   [256]func(n int) (msgbuf.Buf, error) // of large requests, nil for the usual
+	sessions []*Session                           // by index
+	free     []uint32                             // indices without session
 	wheel    wheel
 	refs     []ref
 	pulled   int64 // bytes of requests of more than a datagram, from accept to releaseRequest
@@ -197,6 +200,10 @@ func New(cfg Config, now int64) *Engine {
 
 // Handle binds fn to a request type; nil unbinds it.
 func (e *Engine) Handle(reqType uint8, fn Handler) { e.handlers[reqType] = fn }
+
+// Place has large requests of a type pulled into buffers that fn gives, which the
+// engine frees; nil undoes it.
+func (e *Engine) Place(reqType uint8, fn func(n int) (msgbuf.Buf, error)) { e.places[reqType] = fn }
 
 // Receive takes a burst of datagrams.
 func (e *Engine) Receive(now int64, burst []Rx) {
@@ -453,7 +460,7 @@ func (e *Engine) dataAt(tx *Tx, buf msgbuf.Buf, off, n int, token uint32) uint32
 	}
 	tx.Data = Mem{Addr: buf.Addr() + uint64(off), LKey: buf.LKey(), Len: uint32(n)}
 	e.Stats.TxBytes += uint64(n)
-	if int(tx.HeadLen)+n <= e.cfg.MaxInline {
+	if int(tx.HeadLen)+n <= e.cfg.MaxInline && buf.Mapped() {
 		return token
 	}
 	if token == 0 {
@@ -487,6 +494,9 @@ func (e *Engine) freeLater(buf msgbuf.Buf) {
 func (e *Engine) readable(buf msgbuf.Buf) (msgbuf.Buf, error) {
 	if buf.Len() > e.cfg.Threshold {
 		return msgbuf.Buf{}, ErrBuffer
+	}
+	if !buf.Mapped() {
+		return msgbuf.Buf{}, ErrUnmapped
 	}
 	c, err := e.cfg.Large.Alloc(buf.Len())
 	if err != nil {

@@ -31,6 +31,7 @@ var (
 	ErrReadFailed    = errors.New("rpc: RDMA READ failed")
 	ErrBadResponse   = errors.New("rpc: the handler's response cannot be sent")
 	ErrBuffer        = errors.New("rpc: buffer is freed, or not of this endpoint")
+	ErrUnmapped      = errors.New("rpc: a message in datagrams cannot be put into memory that the CPU does not see")
 	ErrProtocol      = errors.New("rpc: malformed message of the peer")
 	ErrDoubleReply   = errors.New("rpc: request was replied to before")
 )

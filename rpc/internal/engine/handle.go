@@ -38,6 +38,15 @@ func (h *Handle) Session() *Session { return h.sl.s }
 // pulled to.
 func (h *Handle) Data() []byte { return h.data }
 
+// Buf returns the buffer that a large request was pulled to, which is the
+// engine's; the zero Buf if it came otherwise, or was released.
+func (h *Handle) Buf() msgbuf.Buf {
+	if h.sl.handle != h {
+		return msgbuf.Buf{}
+	}
+	return h.sl.req
+}
+
 // Large reports whether the request was pulled by RDMA READ.
 func (h *Handle) Large() bool { return h.sl.large }
 

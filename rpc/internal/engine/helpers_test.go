@@ -71,11 +71,12 @@ func (m *memory) offered(buf msgbuf.Buf) bool {
 }
 
 type region struct {
-	m      *memory
-	mem    []byte
-	addr   uint64
-	key    uint32
-	remote bool
+	m        *memory
+	mem      []byte
+	addr     uint64
+	key      uint32
+	remote   bool
+	bindable bool // by windows alone
 }
 
 // registrar is one endpoint's view of memory.
@@ -86,14 +87,19 @@ type registrar struct {
 
 func (r *registrar) Register(mem []byte, access msgbuf.Access) (msgbuf.Registration, error) {
 	r.m.keys++
-	g := &region{m: r.m, mem: mem, addr: uint64(uintptr(unsafe.Pointer(&mem[0]))), key: r.m.keys, remote: access == msgbuf.RemoteRead && !r.windows}
+	g := &region{m: r.m, mem: mem, addr: uint64(uintptr(unsafe.Pointer(&mem[0]))), key: r.m.keys, remote: access == msgbuf.RemoteRead && !r.windows, bindable: r.windows}
 	r.m.regions = append(r.m.regions, g)
 	sort.Slice(r.m.regions, func(i, j int) bool { return r.m.regions[i].addr < r.m.regions[j].addr })
 	return g, nil
 }
 
 func (g *region) LKey() uint32 { return g.key }
-func (g *region) RKey() uint32 { return g.key | 1<<31 }
+func (g *region) RKey() uint32 {
+	if g.bindable {
+		return 0
+	}
+	return g.key | 1<<31
+}
 
 func (g *region) Close() error {
 	for i, o := range g.m.regions {
@@ -186,7 +192,7 @@ const (
 func testConfig() Config {
 	return Config{
 		Window: testWindow, MaxInline: testMaxInline, MaxSmall: testMaxSmall, MaxMsg: testMaxMsg,
-		InitialRTO: 10 * ms, MinRTO: 5 * ms, MaxRTO: 80 * ms, CancelGrace: 500 * ms,
+		InitialRTO: 10 * ms, MinRTO: 5 * ms, MaxRTO: 80 * ms, CancelGrace: 500 * ms, OfferGrace: 500 * ms,
 	}
 }
 

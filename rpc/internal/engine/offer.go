@@ -103,12 +103,15 @@ func (sl *serverSlot) offered(ok bool) {
 	sl.sendLarge()
 }
 
-// control adds to tx a control block for buf, which is offered as token; where
-// there are no offers, by the key of its region.
+// offers reports whether buf is to be offered to be read.
+func (e *Engine) offers(buf msgbuf.Buf) bool { return e.cfg.Offers && buf.RKey() == 0 }
+
+// control adds to tx a control block for buf, which is offered as token, or if it
+// is not, by the key of its region.
 func (e *Engine) control(tx *Tx, buf msgbuf.Buf, token uint32) {
 	c := Control{RKey: buf.RKey()}
-	if e.cfg.Offers {
-		c = e.refs[token].key
+	if r := &e.refs[token]; r.offer {
+		c = r.key
 	}
 	c.Addr, c.Len = buf.Addr(), uint64(buf.Len())
 	c.Put((*[ControlBytes]byte)(tx.Head[HeaderBytes:]))

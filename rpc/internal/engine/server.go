@@ -158,7 +158,7 @@ func (sl *serverSlot) accept(h *Header, body []byte, rx *Rx) {
 		return
 	}
 	sl.begin(h)
-	if !sl.takeMemory(c.Len) {
+	if !sl.takeMemory(c.Len, e.places[h.Type]) {
 		return
 	}
 	sl.large = true
@@ -167,9 +167,9 @@ func (sl *serverSlot) accept(h *Header, body []byte, rx *Rx) {
 	sl.read = e.pushRead(s, &c, sl.req, nil, sl)
 }
 
-// takeMemory allocates the buffer of a request of n bytes, or answers it with
-// why it does not get one.
-func (sl *serverSlot) takeMemory(n uint64) bool {
+// takeMemory allocates the buffer of a request of n bytes, by place unless that is
+// nil, or answers it with why it does not get one.
+func (sl *serverSlot) takeMemory(n uint64, place func(int) (msgbuf.Buf, error)) bool {
 	e := sl.s.e
 	if n > uint64(e.cfg.MaxMsg) {
 		sl.respondCode(CodeTooLarge)
@@ -179,7 +179,14 @@ func (sl *serverSlot) takeMemory(n uint64) bool {
 		sl.respondCode(CodeNoMemory)
 		return false
 	}
-	buf, err := e.cfg.Small.Alloc(int(n))
+	if place == nil {
+		place = e.cfg.Small.Alloc
+	}
+	buf, err := place(int(n))
+	if err == nil && (buf.Registrar() != e.cfg.Registrar || buf.SetLen(int(n)) != nil) {
+		buf.Free()
+		err = ErrBuffer
+	}
 	if err != nil {
 		sl.respondCode(CodeNoMemory)
 		return false
@@ -320,7 +327,7 @@ func (sl *serverSlot) respond(buf msgbuf.Buf, err error) {
 		}
 		if err != nil {
 			code := CodeNoMemory
-			if err == ErrBuffer {
+			if err == ErrBuffer || err == ErrUnmapped {
 				code = CodeBadResponse
 			}
 			sl.respondCode(code)
@@ -348,7 +355,7 @@ func (sl *serverSlot) start() {
 	switch e := sl.s.e; {
 	case sl.respKind != KindLargeResponse:
 		sl.sendResponse()
-	case e.cfg.Offers:
+	case e.offers(sl.resp):
 		sl.ref = e.pushOffer(sl.s, sl.resp, nil, sl)
 		if sl.s.broken {
 			sl.s.tellBroken()
@@ -437,7 +444,8 @@ func (sl *serverSlot) sendResponse() {
 
 // offering reports that the large response cannot be read yet.
 func (sl *serverSlot) offering() bool {
-	return sl.respKind == KindLargeResponse && sl.s.e.cfg.Offers && sl.s.e.refs[sl.ref].key == Control{}
+	r := &sl.s.e.refs[sl.ref]
+	return sl.respKind == KindLargeResponse && r.offer && r.key == Control{}
 }
 
 // expired is the timer: a large response whose PULLED did not come, or a request

@@ -147,7 +147,7 @@ func newSim(tb testing.TB, seed uint64, cfg simConfig) *sim {
 			c.MaxSmall, c.MaxMsg = simMaxSmall, 40_000
 			c.Threshold = []int{0, 1_500, 8_000, 40_000}[s.rng.IntN(4)]
 			c.InitialRTO, c.MinRTO = 20*ms, 10*ms
-			c.CancelGrace = 300 * ms
+			c.CancelGrace, c.OfferGrace = 300*ms, 300*ms
 			c.Window = window
 			c.Congestion = s.controlOf(cfg.congestion)
 			c.Offers = s.chance(cfg.offers)
