@@ -222,6 +222,25 @@ func TestLostReadResponsesAreAskedForAgain(t *testing.T) {
 	s.wantSent("all", synOK, synOK)
 }
 
+func TestOldAcknowledgementWithinAReadIsIgnored(t *testing.T) {
+	s := newStranger(t, nil)
+	m := s.mr(8192, accessLocalWrite)
+	s.put(s.q, ctrl{op: opSend, flags: ce}, m.sge(0, 10))
+	s.put(s.q, ctrl{op: opRead, flags: ce}, segRAddr(0x1000, 0x79), m.sge(0, 2048))
+	s.ring(s.q)
+	s.want("first", line{roce.RCSendOnly, 0x100, true, 10}, line{roce.RCReadRequest, 0x101, true, 0})
+	s.ack(0x100, roce.Ack)
+	s.give(s.packet(roce.BTH{Opcode: roce.RCReadRespFirst, PSN: 0x101}, aeth(roce.Ack), bytes.Repeat([]byte{1}, 1024)))
+	s.ack(0x100, roce.Ack) // of the SEND, late or again
+	s.wantSent("the SEND alone", synOK)
+	s.give(s.packet(roce.BTH{Opcode: roce.RCReadRespLast, PSN: 0x102}, aeth(roce.Ack), bytes.Repeat([]byte{2}, 1024)))
+	s.wantSent("the READ", synOK)
+	if got := s.bytes(m); got[1023] != 1 || got[1024] != 2 || got[2047] != 2 {
+		t.Error("the READ's data are not all there")
+	}
+	s.want("nothing again")
+}
+
 func TestNAKsFailTheOperationTheyName(t *testing.T) {
 	for _, tt := range []struct {
 		nak roce.Syndrome

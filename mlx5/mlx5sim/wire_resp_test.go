@@ -156,6 +156,8 @@ func TestReadIsAnsweredAgainFromTheMiddle(t *testing.T) {
 	check("READ", 0, line{roce.RCReadRespFirst, 0x200, false, 1024}, line{roce.RCReadRespMiddle, 0x201, false, 1024}, line{roce.RCReadRespLast, 0x202, false, 52})
 	s.give(read(0x203, 4000, 0))
 	check("READ of nothing", 4000, line{roce.RCReadRespOnly, 0x203, false, 0})
+	s.give(read(0x203, 4000, 0))
+	check("READ of nothing again", 4000, line{roce.RCReadRespOnly, 0x203, false, 0})
 	s.give(read(0x201, 1024, 1076))
 	check("the rest again", 1024, line{roce.RCReadRespFirst, 0x201, false, 1024}, line{roce.RCReadRespLast, 0x202, false, 52})
 	s.give(read(0x202, 0, 4000))
