@@ -29,8 +29,8 @@ var outstandingTests = []test{
 			e.must(err)
 			again := after.Retransmits - before.Retransmits
 			e.Logf("%d outstanding: %d requests, %d sent again", n, n*rounds, again)
-			if again > uint64(n*rounds) {
-				e.Errorf("%d outstanding: %d of %d requests were sent again", n, again, n*rounds)
+			if again > uint64(2*n*rounds) { // a stall of the machine costs all that is under way
+				e.Errorf("%d outstanding: %d requests, and %d sent again", n, n*rounds, again)
 			}
 		}
 		e.expect(all[0], ep, TypeCount, nil, number(total))
