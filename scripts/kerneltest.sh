@@ -566,7 +566,7 @@ main() {
 		fi
 		had+=("$version")
 		if ((${#had[@]} > 1)); then
-			spare 'rpc-loss-*' "takes as long as all others together, and Linux ${had[0]} has run it"
+			spare 'rpc-loss-*' "takes long, and Linux ${had[0]} has run it"
 		fi
 		((jobs == 0)) || all_jobs "$version" || worst $?
 	done
