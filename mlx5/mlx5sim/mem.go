@@ -22,7 +22,7 @@ type scratch struct {
 	head   [1]span // the one span of a GRH or of remote memory
 	grh    [grhBytes]byte
 	bounce []byte
-	rwqe   []byte   // a receive WQE that cannot be viewed
+	rwqe   []byte // a receive WQE that cannot be viewed
 	ahead  lookahead
 	inline [64]byte // data that go into a CQE
 	word   [atomicBytes]byte
