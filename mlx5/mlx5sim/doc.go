@@ -64,7 +64,7 @@
 //     packets at most in 200 µs, because nothing would slow it down.
 //   - Rights: keys, bounds, access flags and PDs of MRs and windows, of an SRQ its
 //     own PD, QKeys, the QP state machine with SQD and its SQ_DRAINED.
-//   - On Linux, MRs of on-demand paging, the implicit one among them, and of
+//   - On Linux, MRs of on-demand paging, the implicit one among them, and ADVISE_MR, and of
 //     dma-bufs. Their memory is looked up at each access, and what is gone by then
 //     fails the work request. For a dma-buf any file will do that can be mapped and
 //     shared, such as a memfd, but of this process alone ([Device.OpenForeign] has

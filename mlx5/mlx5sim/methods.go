@@ -43,6 +43,10 @@ const (
 
 	attrAsyncFD = 0
 
+	attrAdviseAdvice = 1
+	attrAdviseFlags  = 2
+	attrAdviseSGEs   = 3
+
 	attrQueryMRLKey   = 1
 	attrQueryMRRKey   = 2
 	attrQueryMRLength = 3
@@ -179,6 +183,12 @@ func init() { // not a composite literal: its functions refer to methods
 		{objAH, 0}: destroyer(0, found[*ah]),
 		{objMR, 1}: destroyer(0, found[*mr]),
 		{objMW, 0}: destroyer(0, found[*mw]),
+		{objMR, 2}: {attrs: []attrSpec{ // ADVISE_MR
+			{id: 0, kind: attrObject, find: found[*pd]},
+			{id: attrAdviseAdvice, kind: attrIn, min: 8, max: 8},
+			{id: attrAdviseFlags, kind: attrIn, min: 4, max: 8},
+			{id: attrAdviseSGEs, kind: attrIn, min: adviseSGEBytes},
+		}, run: (*call).adviseMR},
 		{objMR, 3}: {attrs: []attrSpec{ // QUERY_MR
 			{id: 0, kind: attrObject, find: found[*mr]},
 			{id: attrQueryMRLKey, kind: attrOut, min: 4, max: 4},
