@@ -53,12 +53,18 @@ func (c *call) regMR() error {
 }
 
 // newMR makes m an object and a key.
-func (c *call) newMR(m *mr) (err error) {
+func (c *call) newMR(m *mr) error {
 	if err := c.f.checkMR(m); err != nil {
 		return err
 	}
+	return c.register(m)
+}
+
+// register gives m, which was checked, a key and a handle.
+func (c *call) register(m *mr) (err error) {
 	d := c.f.dev
 	if m.key, err = d.newMKey(); err != nil {
+		m.unmap()
 		return err
 	}
 	d.mrs[m.key] = m
@@ -66,19 +72,26 @@ func (c *call) newMR(m *mr) (err error) {
 	return c.create(m, &m.handle)
 }
 
-// regMRMethod answers UVERBS_METHOD_REG_MR.
+// regMRMethod answers UVERBS_METHOD_REG_MR: for memory, or for a dma-buf.
 func (c *call) regMRMethod() error {
-	if c.arg(attrRegMRFD) != nil || c.arg(attrRegMRFDOffset) != nil {
-		return syscall.EOPNOTSUPP // dma-bufs
-	}
-	if c.arg(attrRegMRAddr) == nil || c.word(attrRegMRAccess)>>32 != 0 {
+	fd := c.arg(attrRegMRFD)
+	if c.word(attrRegMRAccess)>>32 != 0 || (fd == nil) == (c.arg(attrRegMRAddr) == nil) || (fd == nil) != (c.arg(attrRegMRFDOffset) == nil) {
 		return syscall.EINVAL
 	}
 	m := &mr{pd: c.objects[0].(*pd), start: c.word(attrRegMRAddr), length: c.word(attrRegMRLength), access: uint32(c.word(attrRegMRAccess))}
 	if m.iova = m.start; c.arg(attrRegMRIOVA) != nil {
 		m.iova = c.word(attrRegMRIOVA)
 	}
-	if err := c.newMR(m); err != nil {
+	var err error
+	if fd != nil {
+		if c.arg(attrRegMRIOVA) == nil || int64(fd.data) != int64(int32(fd.data)) {
+			return syscall.EINVAL
+		}
+		err = c.newDMABuf(m, int32(fd.data), c.word(attrRegMRFDOffset))
+	} else {
+		err = c.newMR(m)
+	}
+	if err != nil {
 		return err
 	}
 	if err := firstError(c.putU32(attrRegMRLKey, m.key), c.putU32(attrRegMRRKey, m.key)); err != nil {

@@ -158,3 +158,108 @@ func TestImplicitOnDemandRegionIsAllOfMemory(t *testing.T) {
 		}
 	}
 }
+
+// TestRegMRMethodTakesDescriptors: the newer way to register a dma-buf.
+func TestRegMRMethodTakesDescriptors(t *testing.T) {
+	if faultable() == nil {
+		t.Skip("this system does not check the accesses of a process to itself")
+	}
+	u := newUser(t)
+	u.getContext()
+	pdh := u.allocPD()
+	f, err := os.CreateTemp(t.TempDir(), "") // any file that can be shared
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(8192); err != nil {
+		t.Fatal(err)
+	}
+	fd := obj(attrRegMRFD, uint32(f.Fd()))
+	before := u.snapshot()
+	cmd := func(more ...tattr) []byte {
+		return command(objMR, 5, append([]tattr{newID(attrRegMRHandle), obj(attrRegMRPD, pdh), in64(attrRegMRLength, 4096),
+			in32(attrRegMRAccess, accessLocalWrite), u.out(attrRegMRLKey, 4), u.out(attrRegMRRKey, 4)}, more...)...)
+	}
+	u.want(syscall.EINVAL, cmd())
+	u.want(syscall.EINVAL, cmd(fd))
+	u.want(syscall.EINVAL, cmd(fd, in64(attrRegMRFDOffset, 0)))
+	u.want(syscall.EINVAL, cmd(fd, in64(attrRegMRFDOffset, 0), in64(attrRegMRIOVA, 0), in64(attrRegMRAddr, 0)))
+	u.want(syscall.EINVAL, cmd(fd, in64(attrRegMRFDOffset, 4097), in64(attrRegMRIOVA, 1)))
+	if after := u.snapshot(); after != before {
+		t.Errorf("refused regions left %v, was %v", after, before)
+	}
+	u.must(cmd(fd, in64(attrRegMRFDOffset, 4000), in64(attrRegMRIOVA, 1<<40+4000)))
+	var m *mr
+	for _, x := range u.d.mrs {
+		m = x
+	}
+	if m.iova != 1<<40+4000 || m.write(m.iova+5, []byte("shared")) != nil {
+		t.Fatalf("%+v", m)
+	}
+	got := make([]byte, 6)
+	if _, err := f.ReadAt(got, 4005); err != nil || string(got) != "shared" {
+		t.Errorf("the file has %q: %v", got, err)
+	}
+	// What is cut off the file is an error, and nothing worse.
+	if err := f.Truncate(4096); err != nil {
+		t.Fatal(err)
+	}
+	if m.write(m.iova+200, []byte("gone")) == nil || m.read(m.iova+200, got) == nil {
+		t.Error("there is memory behind the end of the file")
+	}
+}
+
+func TestAdviceIsCheckedAndFollowed(t *testing.T) {
+	if faultable() == nil {
+		t.Skip("this system does not check the accesses of a process to itself")
+	}
+	u := newUser(t)
+	u.getContext()
+	pdh, other := u.allocPD(), u.allocPD()
+	_, addr := testPage(t)
+	reg := func(access uint32, at uint64) uint32 {
+		core := u.in(attrCoreIn, regMRCore(at, uarPageBytes, at, pdh, access))
+		out := u.out(attrCoreOut, 12)
+		u.must(writeCommand(9, core, out))
+		return le.Uint32(u.at(out.data+4, 4))
+	}
+	rw, ro, gone := reg(accessLocalWrite|accessOnDemand, addr), reg(accessOnDemand, addr), reg(accessOnDemand, 1<<45)
+	pinned := reg(0, u.alloc(uarPageBytes)&^4095)
+	type sge struct {
+		addr uint64
+		n    uint32
+		lkey uint32
+	}
+	for _, tt := range []struct {
+		name          string
+		pd            uint32
+		advice, flags uint64
+		sges          []sge
+		want          syscall.Errno
+	}{
+		{"prefetch", pdh, 0, 1, []sge{{addr, 4096, rw}, {addr + 5, 1, ro}}, 0},
+		{"prefetch for writing", pdh, 1, 1, []sge{{addr, 4096, rw}}, 0},
+		{"nothing", pdh, 0, 1, []sge{{addr, 0, rw}}, 0},
+		{"for writing what may not be written", pdh, 1, 0, []sge{{addr, 8, ro}}, syscall.EPERM},
+		{"another PD", other, 0, 0, []sge{{addr, 8, rw}}, syscall.EPERM},
+		{"no such key", pdh, 0, 0, []sge{{addr, 8, rw}, {addr, 8, rw ^ 1}}, syscall.ENOENT},
+		{"pinned memory", pdh, 0, 0, []sge{{addr, 8, pinned}}, syscall.ENOENT},
+		{"over the end, some time", pdh, 0, 0, []sge{{addr, 4097, rw}}, 0},
+		{"over the end, now", pdh, 0, 1, []sge{{addr, 4097, rw}}, syscall.EFAULT},
+		{"no memory", pdh, 0, 1, []sge{{1 << 45, 8, gone}}, syscall.EFAULT},
+		{"no memory, without a fault", pdh, 2, 1, []sge{{1 << 45, 8, gone}}, 0},
+		{"unknown advice", pdh, 3, 0, []sge{{addr, 8, rw}}, syscall.EOPNOTSUPP},
+		{"unknown flag", pdh, 0, 2, []sge{{addr, 8, rw}}, syscall.EINVAL},
+		{"no elements", pdh, 0, 0, nil, syscall.EINVAL},
+	} {
+		var list []byte
+		for _, s := range tt.sges {
+			list = le.AppendUint32(le.AppendUint32(le.AppendUint64(list, s.addr), s.n), s.lkey)
+		}
+		cmd := command(objMR, 2, obj(attrAdvisePD, tt.pd), in64(attrAdviseAdvice, tt.advice), in64(attrAdviseFlags, tt.flags), u.in(attrAdviseSGEs, list))
+		if err := u.f.Ioctl(cmd); err != tt.want && (err != nil || tt.want != 0) {
+			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
+		}
+	}
+}

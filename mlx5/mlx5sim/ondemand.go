@@ -30,6 +30,50 @@ func (f *file) faultable() DMA {
 	return faultable()
 }
 
+// Advice, enum ib_uverbs_advise_mr_advice, and the flag that wants it followed
+// before the call returns.
+const (
+	advisePrefetch        = 0
+	advisePrefetchWrite   = 1
+	advisePrefetchNoFault = 2
+	adviseFlush           = 1
+	adviseSGEBytes        = 16 // struct ib_uverbs_sge: addr, length, lkey
+)
+
+// adviseMR answers UVERBS_METHOD_ADVISE_MR. There are no pages to fetch: memory
+// is looked up at each access. What remains is to say what cannot be fetched.
+func (c *call) adviseMR() error {
+	p := c.objects[0].(*pd)
+	advice, flags := c.word(attrAdviseAdvice), c.word(attrAdviseFlags)
+	if flags&^uint64(adviseFlush) != 0 || c.len(attrAdviseSGEs)%adviseSGEBytes != 0 {
+		return syscall.EINVAL
+	}
+	if advice > advisePrefetchNoFault {
+		return syscall.EOPNOTSUPP
+	}
+	list := make([]byte, c.len(attrAdviseSGEs))
+	if _, err := c.in(attrAdviseSGEs, list); err != nil {
+		return err
+	}
+	for ; len(list) > 0; list = list[adviseSGEBytes:] {
+		addr, n, lkey := le.Uint64(list), uint64(le.Uint32(list[8:])), le.Uint32(list[12:])
+		m := c.f.dev.mrs[lkey]
+		switch {
+		case m == nil || m.access&accessOnDemand == 0:
+			return syscall.ENOENT
+		case m.pd != p, advice == advisePrefetchWrite && m.access&accessLocalWrite == 0:
+			return syscall.EPERM
+		case flags&adviseFlush == 0:
+			continue
+		case addr < m.iova || n > m.length || addr-m.iova > m.length-n:
+			return syscall.EFAULT
+		case advice != advisePrefetchNoFault && n > 0 && !m.dma().Mapped(m.start+(addr-m.iova), n):
+			return syscall.EFAULT
+		}
+	}
+	return nil
+}
+
 // checkOnDemand makes m an MR of on-demand paging. That of all memory
 // (IBV_ACCESS_ON_DEMAND with the largest length) is the implicit one.
 func (f *file) checkOnDemand(m *mr) error {
@@ -53,8 +97,22 @@ const dmaBufAccess = accessLocalWrite | accessRemoteWrite | accessRemoteRead | a
 func (c *call) regDMABuf() error {
 	p := c.objects[0].(*pd)
 	m := &mr{pd: p, length: c.word(attrDMABufLength), iova: c.word(attrDMABufIOVA), access: uint32(c.word(attrDMABufAccess))}
-	offset := c.word(attrDMABufOffset)
-	if c.word(attrDMABufAccess)&^uint64(dmaBufAccess) != 0 || offset%pageSize != m.iova%pageSize {
+	if c.word(attrDMABufAccess)>>32 != 0 {
+		return syscall.EINVAL
+	}
+	if err := c.newDMABuf(m, int32(c.word(attrDMABufFD)), c.word(attrDMABufOffset)); err != nil {
+		return err
+	}
+	if err := firstError(c.putU32(attrDMABufLKey, m.key), c.putU32(attrDMABufRKey, m.key)); err != nil {
+		return err
+	}
+	c.setHandle(attrDMABufHandle, m.handle)
+	return nil
+}
+
+// newDMABuf makes m an MR of what lies at offset of a descriptor's memory.
+func (c *call) newDMABuf(m *mr, fd int32, offset uint64) error {
+	if m.access&^uint32(dmaBufAccess) != 0 || offset%pageSize != m.iova%pageSize {
 		return syscall.EINVAL
 	}
 	if err := firstError(checkAccess(m.access), checkRange(offset, m.length), checkRange(m.iova, m.length)); err != nil {
@@ -64,26 +122,12 @@ func (c *call) regDMABuf() error {
 		return syscall.EOPNOTSUPP // the descriptor is another process's, or its memory could not be trusted
 	}
 	m.reach = c.f.faultable()
-	mem, start, err := mapFile(int(int32(c.word(attrDMABufFD))), offset, m.length, m.access&accessLocalWrite != 0)
+	mem, start, err := mapFile(int(fd), offset, m.length, m.access&accessLocalWrite != 0)
 	if err != nil {
 		return err
 	}
 	m.mapping, m.start = &mapping{mem}, start
-	d := c.f.dev
-	if m.key, err = d.newMKey(); err != nil {
-		m.unmap()
-		return err
-	}
-	d.mrs[m.key] = m
-	p.refs++
-	if err := c.create(m, &m.handle); err != nil {
-		return err
-	}
-	if err := firstError(c.putU32(attrDMABufLKey, m.key), c.putU32(attrDMABufRKey, m.key)); err != nil {
-		return err
-	}
-	c.setHandle(attrDMABufHandle, m.handle)
-	return nil
+	return c.register(m)
 }
 
 // unmap gives up the mapping of a dma-buf.
