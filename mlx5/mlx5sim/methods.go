@@ -94,11 +94,6 @@ const (
 	attrSRQRespMaxSGE = 12
 	attrSRQRespNum    = 13
 
-	attrAdvisePD     = 0
-	attrAdviseAdvice = 1
-	attrAdviseFlags  = 2
-	attrAdviseSGEs   = 3
-
 	attrDMABufHandle = 0
 	attrDMABufPD     = 1
 	attrDMABufOffset = 2
@@ -202,12 +197,6 @@ func init() { // not a composite literal: its functions refer to methods
 			{id: attrQueryMRIOVA, kind: attrOut, min: 8, max: 8, optional: true},
 		}, run: (*call).queryMR},
 
-		{objMR, 2}: {attrs: []attrSpec{ // ADVISE_MR
-			{id: attrAdvisePD, kind: attrObject, find: found[*pd]},
-			{id: attrAdviseAdvice, kind: attrIn, min: 8, max: 8},
-			{id: attrAdviseFlags, kind: attrIn, min: 4, max: 8},
-			{id: attrAdviseSGEs, kind: attrIn, min: adviseSGEBytes},
-		}, run: (*call).adviseMR},
 		{objMR, 4}: {attrs: []attrSpec{ // REG_DMABUF_MR
 			{id: attrDMABufHandle, kind: attrNew},
 			{id: attrDMABufPD, kind: attrObject, find: found[*pd]},

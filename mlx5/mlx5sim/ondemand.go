@@ -30,50 +30,6 @@ func (f *file) faultable() DMA {
 	return faultable()
 }
 
-// Advice, enum ib_uverbs_advise_mr_advice, and the flag that wants it followed
-// before the call returns.
-const (
-	advisePrefetch        = 0
-	advisePrefetchWrite   = 1
-	advisePrefetchNoFault = 2
-	adviseFlush           = 1
-	adviseSGEBytes        = 16 // struct ib_uverbs_sge: addr, length, lkey
-)
-
-// adviseMR answers UVERBS_METHOD_ADVISE_MR. There are no pages to fetch: memory
-// is looked up at each access. What remains is to say what cannot be fetched.
-func (c *call) adviseMR() error {
-	p := c.objects[0].(*pd)
-	advice, flags := c.word(attrAdviseAdvice), c.word(attrAdviseFlags)
-	if flags&^uint64(adviseFlush) != 0 || c.len(attrAdviseSGEs)%adviseSGEBytes != 0 {
-		return syscall.EINVAL
-	}
-	if advice > advisePrefetchNoFault {
-		return syscall.EOPNOTSUPP
-	}
-	list := make([]byte, c.len(attrAdviseSGEs))
-	if _, err := c.in(attrAdviseSGEs, list); err != nil {
-		return err
-	}
-	for ; len(list) > 0; list = list[adviseSGEBytes:] {
-		addr, n, lkey := le.Uint64(list), uint64(le.Uint32(list[8:])), le.Uint32(list[12:])
-		m := c.f.dev.mrs[lkey]
-		switch {
-		case m == nil || m.access&accessOnDemand == 0:
-			return syscall.ENOENT
-		case m.pd != p, advice == advisePrefetchWrite && m.access&accessLocalWrite == 0:
-			return syscall.EPERM
-		case flags&adviseFlush == 0:
-			continue
-		case addr < m.iova || n > m.length || addr-m.iova > m.length-n:
-			return syscall.EFAULT
-		case advice != advisePrefetchNoFault && n > 0 && !m.dma().Mapped(m.start+(addr-m.iova), n):
-			return syscall.EFAULT
-		}
-	}
-	return nil
-}
-
 // checkOnDemand makes m an MR of on-demand paging. That of all memory
 // (IBV_ACCESS_ON_DEMAND with the largest length) is the implicit one.
 func (f *file) checkOnDemand(m *mr) error {
