@@ -23,6 +23,10 @@ func (d *Device) Attr(path string) (string, error) {
 		return "MT4123", nil
 	case "hw_rev":
 		return "0", nil
+	case "board_id":
+		return "MT_0000000223", nil
+	case "node_desc":
+		return d.name, nil
 	}
 	port, ok := strings.CutPrefix(path, "ports/1/")
 	if !ok {
@@ -45,6 +49,10 @@ func (d *Device) Attr(path string) (string, error) {
 		return "200 Gb/sec (4X HDR)", nil
 	case "lid", "sm_lid":
 		return "0x0", nil
+	case "lid_mask_count", "sm_sl":
+		return "0", nil
+	case "cap_mask":
+		return fmt.Sprintf("%#08x", portCaps), nil
 	case "pkeys/0":
 		return fmt.Sprintf("%#04x", pkeyDefault), nil
 	}

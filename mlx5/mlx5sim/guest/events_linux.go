@@ -24,9 +24,15 @@ type eventPipe struct {
 
 var _ mlx5sim.EventSink = (*eventPipe)(nil)
 
+// maxPipes bounds the event files of one open of a device.
+const maxPipes = 1024
+
 // newEvents puts the reading end of a new pipe into the program whose command
 // executes.
 func (s *supervisor) newEvents(f *deviceFile) (mlx5sim.EventSink, error) {
+	if len(f.pipes) >= maxPipes {
+		return nil, unix.EMFILE
+	}
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC|unix.O_DIRECT); err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ package guest
 import (
 	"fmt"
 	"os"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -33,10 +32,9 @@ func (s *supervisor) name(n *notif, dirfd int32, addr uint64) (string, bool) {
 		if dir, err = os.Readlink(dir); err != nil {
 			return "", false
 		}
-		p = path.Join(s.tree.guestName(dir), p)
-	} else {
-		p = path.Clean(p)
+		p = s.tree.guestName(dir) + "/" + p
 	}
+	p = s.tree.resolve(p)
 	return p, serves(p)
 }
 

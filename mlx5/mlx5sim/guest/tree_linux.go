@@ -75,6 +75,31 @@ func serves(name string) bool {
 	return false
 }
 
+// resolve makes the absolute path p clean as the program's kernel would: ".."
+// leads out of where a link of the tree led to. A slash at the end stays, because
+// it has links followed.
+func (t *tree) resolve(p string) string {
+	slash := strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.")
+	name := path.Clean(p)
+	if strings.Contains(p, "..") {
+		name = "/"
+		parts := strings.Split(p, "/")
+		for i, part := range parts {
+			switch name = path.Join(name, part); {
+			case i == len(parts)-1 && !slash, part == "", part == ".", part == "..", !serves(name):
+			default:
+				if to, err := os.Readlink(t.host(name)); err == nil {
+					name = path.Join(path.Dir(name), to)
+				}
+			}
+		}
+	}
+	if slash && name != "/" {
+		name += "/"
+	}
+	return name
+}
+
 // device returns the number of the device whose file name is, -1 if it is none.
 func (t *tree) device(name string) int {
 	for i := range t.devs {
@@ -169,6 +194,8 @@ func (t *tree) addDevice(i int, d *mlx5sim.Device) error {
 	for _, l := range [...][2]string{
 		{classRDMA + "/" + info.Name, "../../devices/mlx5sim/" + address + "/infiniband/" + info.Name},
 		{classVerbs + "/" + uverbs, "../../devices/mlx5sim/" + address + "/infiniband_verbs/" + uverbs},
+		{slot + "/driver", "../../../bus/pci/drivers/" + info.Driver},
+		{slot + "/subsystem", "../../../bus/pci"},
 		{ib + "/device", "../../../" + address},
 		{verbs + "/device", "../../../" + address},
 	} {
