@@ -99,6 +99,15 @@ func (h *herd) killAll() {
 	}
 }
 
+// killOnPanic is deferred by goroutines that the programs depend on: those that
+// poll would do so for ever without them.
+func (h *herd) killOnPanic() {
+	if cause := recover(); cause != nil {
+		h.killAll()
+		panic(cause)
+	}
+}
+
 // leave undoes newHerd.
 func (h *herd) leave() {
 	if h.reap {

@@ -87,8 +87,14 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, program string, t *
 	}
 
 	served := make(chan error, 1)
-	go func() { served <- s.serve() }()
-	go s.poller.run()
+	go func() {
+		defer h.killOnPanic()
+		served <- s.serve()
+	}()
+	go func() {
+		defer h.killOnPanic()
+		s.poller.run()
+	}()
 	exit, err := attend(ctx, cfg, h, l, served, ended)
 	s.halt()
 	if serveErr := <-served; err == nil {

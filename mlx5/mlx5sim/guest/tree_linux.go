@@ -12,6 +12,9 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
 )
@@ -38,28 +41,67 @@ var servedRoots = [...]string{classRDMA, classVerbs, devRoot, busRoot}
 type tree struct {
 	root string // without symbolic links
 	devs int
+	lock *os.File // locked for as long as the tree is in use
 }
 
+// What the directories of trees are named, and the file in them that is locked.
+// staleAge is how old a directory that nobody has locked must be to be nobody's:
+// a younger one may be about to be locked.
+const (
+	treePrefix = "rrpc-sim-"
+	lockName   = "lock"
+	staleAge   = time.Minute
+)
+
 // newTree writes the tree of devs to a new directory below the system's place
-// for temporary files.
+// for temporary files. Trees there whose supervisor was killed are removed.
 func newTree(devs []*mlx5sim.Device) (*tree, error) {
-	dir, err := os.MkdirTemp("", "rrpc-sim-")
+	removeStale()
+	dir, err := os.MkdirTemp("", treePrefix)
 	if err != nil {
 		return nil, err
 	}
 	t := &tree{root: dir, devs: len(devs)}
-	if t.root, err = filepath.EvalSymlinks(dir); err == nil {
+	t.lock, err = os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err == nil {
+		err = unix.Flock(int(t.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err == nil {
+		t.root, err = filepath.EvalSymlinks(dir)
+	}
+	if err == nil {
 		err = t.fill(devs)
 	}
 	if err != nil {
-		os.RemoveAll(dir)
-		return nil, err
+		return nil, errors.Join(err, t.remove())
 	}
 	return t, nil
 }
 
 // remove deletes the tree.
-func (t *tree) remove() error { return os.RemoveAll(t.root) }
+func (t *tree) remove() error {
+	err := os.RemoveAll(t.root)
+	t.lock.Close()
+	return err
+}
+
+// removeStale removes the trees that nobody uses, as far as it can.
+func removeStale() {
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), treePrefix+"*"))
+	for _, dir := range dirs {
+		if st, err := os.Lstat(dir); err != nil || !st.IsDir() || time.Since(st.ModTime()) < staleAge {
+			continue
+		}
+		lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue // another user's, or not ours at all
+		}
+		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			os.RemoveAll(dir)
+		}
+		lock.Close()
+	}
+}
 
 // host is where the tree has the program's path name.
 func (t *tree) host(name string) string { return t.root + name }
