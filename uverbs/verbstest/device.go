@@ -3,6 +3,7 @@ package verbstest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 
@@ -57,6 +58,12 @@ func Devices(name, name2 string) (Backend, error) {
 			b.Lacks[ReregMR] = "rxe on 6.1 cannot; on 6.12 it can"
 		}
 	case "mlx5_core":
+		if os.Getenv("RRPC_SIM") != "" { // rrpc sim says so
+			sim := polled(simBackend("", nil))
+			b.Deviations, b.EventRounds = sim.Deviations, 2000
+			maps.Copy(b.Lacks, sim.Lacks)
+			break
+		}
 		b.Lacks[DMABuf] = "it takes real ones, and a memfd is none"
 		if attr, err := query(a); err != nil || attr.ODP.General&1 == 0 {
 			b.Lacks[OnDemand] = "the device says that it has none"

@@ -5,7 +5,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/rrppcc-go/rrppcc/internal/leakcheck"
+	"github.com/rrppcc-go/rrppcc/uverbs/verbstest"
 )
 
 // scenarioVar names what this test binary does in place of the tests: it is its
@@ -29,5 +29,5 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	leakcheck.Main(m)
+	verbstest.Main(m)
 }

@@ -122,6 +122,19 @@ func (m *memory) Mapped(addr, n uint64) bool {
 		var b [1]byte
 		return m.Read(addr, b[:]) == nil && m.Read(end-1, b[:]) == nil
 	}
+	return m.covered(addr, end, 'r')
+}
+
+// Writable is asked by the device beside Mapped: whether n bytes at addr may be
+// written. It does not write there to find out.
+func (m *memory) Writable(addr, n uint64) bool {
+	end := addr + n
+	return n == 0 || end > addr && m.covered(addr, end, 'w')
+}
+
+// covered reports whether the process has mappings of all of addr to end-1 that
+// allow what letter ('r' or 'w') stands for.
+func (m *memory) covered(addr, end uint64, letter byte) bool {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", m.tid.Load()))
 	if err != nil {
 		return false
@@ -129,10 +142,10 @@ func (m *memory) Mapped(addr, n uint64) bool {
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() && addr < end {
-		lo, hi, readable, ok := parseMapping(lines.Bytes())
+		lo, hi, rights, ok := parseMapping(lines.Bytes())
 		switch {
 		case !ok || hi <= addr:
-		case lo > addr || !readable:
+		case lo > addr || bytes.IndexByte(rights, letter) < 0:
 			return false
 		default:
 			addr = hi
@@ -144,15 +157,15 @@ func (m *memory) Mapped(addr, n uint64) bool {
 // parseMapping reads the beginning of a line of /proc/pid/maps:
 //
 //	7f0000000000-7f0000001000 rw-p …
-func parseMapping(line []byte) (lo, hi uint64, readable, ok bool) {
+func parseMapping(line []byte) (lo, hi uint64, rights []byte, ok bool) {
 	span, rest, _ := bytes.Cut(line, []byte(" "))
 	from, to, ok := bytes.Cut(span, []byte("-"))
-	if !ok || len(rest) == 0 {
-		return 0, 0, false, false
+	if rights, _, _ = bytes.Cut(rest, []byte(" ")); !ok || len(rights) != 4 {
+		return 0, 0, nil, false
 	}
 	lo, err1 := strconv.ParseUint(string(from), 16, 64)
 	hi, err2 := strconv.ParseUint(string(to), 16, 64)
-	return lo, hi, rest[0] == 'r', err1 == nil && err2 == nil
+	return lo, hi, rights, err1 == nil && err2 == nil
 }
 
 // readPath reads the C string at addr: at most a path's length, and never beyond

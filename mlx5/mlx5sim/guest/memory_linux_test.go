@@ -203,20 +203,37 @@ func TestCopyDoesNotAllocate(t *testing.T) {
 
 func TestParseMapping(t *testing.T) {
 	for line, want := range map[string]struct {
-		lo, hi   uint64
-		readable bool
-		ok       bool
+		lo, hi uint64
+		rights string
+		ok     bool
 	}{
-		"7f00-8000 rw-p 00000000 00:00 0 [heap]": {0x7f00, 0x8000, true, true},
-		"7f00-8000 ---p 00000000 00:00 0":        {0x7f00, 0x8000, false, true},
-		"":                                       {}, "7f00": {}, "7f00-": {}, "x-y rw": {},
-		"7f00-8000":  {},
-		"7f00-8000 ": {},
+		"7f00-8000 rw-p 00000000 00:00 0 [heap]": {0x7f00, 0x8000, "rw-p", true},
+		"7f00-8000 ---s 00000000 00:00 0":        {0x7f00, 0x8000, "---s", true},
+		"":                                       {}, "7f00": {}, "7f00-": {}, "x-y rw-p 0": {}, "7f00-8000": {}, "7f00-8000 ": {}, "7f00-8000 rw": {}, "-8000 rw-p 0": {},
 	} {
-		lo, hi, readable, ok := parseMapping([]byte(line))
-		if ok != want.ok || ok && (lo != want.lo || hi != want.hi || readable != want.readable) {
-			t.Errorf("%q: %x %x %v %v", line, lo, hi, readable, ok)
+		lo, hi, rights, ok := parseMapping([]byte(line))
+		if ok != want.ok || ok && (lo != want.lo || hi != want.hi || string(rights) != want.rights) {
+			t.Errorf("%q: %x %x %q %v", line, lo, hi, rights, ok)
 		}
+	}
+}
+
+func TestWritableIsMoreThanMapped(t *testing.T) {
+	m, theirs := ownMemory(t), mapped(t, 4)
+	page := os.Getpagesize()
+	if err := unix.Mprotect(theirs[2*page:3*page], unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		from, n int
+		want    bool
+	}{{0, 2 * page, true}, {0, 2*page + 1, false}, {2 * page, 1, false}, {3 * page, page, true}, {3 * page, page + 1, false}, {2 * page, 0, true}} {
+		if got := m.Writable(addrOf(theirs)+uint64(tt.from), uint64(tt.n)); got != tt.want {
+			t.Errorf("%d bytes from %d: %v", tt.n, tt.from, got)
+		}
+	}
+	if !m.Mapped(addrOf(theirs), uint64(len(theirs))) || m.Writable(addrOf(theirs), ^uint64(0)) {
+		t.Error("what is read-only is mapped, and nothing wraps around")
 	}
 }
 
