@@ -61,11 +61,11 @@ func (s *supervisor) openDevice(n *notif, i int, cloexec bool) answer {
 	// Closed here, whatever happens: if the program did not get it, that is the
 	// last close, and inotify tells of it as of any other.
 	defer unix.Close(theirs)
+	s.log.Info("opened", "device", i, "pid", tgid, "fd", slot)
 	got, err := addFD(s.listener, n.id, theirs, slot, cloexec)
 	if err != nil {
 		return failure(err)
 	}
-	s.log.Info("opened", "device", i, "pid", tgid, "fd", got)
 	s.poller.add(f)
 	return answer{val: int64(got)}
 }
