@@ -15,7 +15,9 @@ type ForeignConfig struct {
 	// always answer nil. Where it also has a method Writable(addr, n uint64) bool,
 	// memory that may only be read is refused where the kernel refuses it. Where it
 	// has a method Publish(addr uint64, p []byte) error, which stores the last byte of
-	// p after all others, a completion takes one call instead of two.
+	// p after all others, a completion takes one call instead of two. Where it has a
+	// method Gone() bool, a program that has ended and is not closed yet is silent to
+	// its peers, instead of failing their requests.
 	Memory DMA
 
 	// MapUAR returns this process's own shared mapping of the page that the

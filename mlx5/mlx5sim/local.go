@@ -151,6 +151,9 @@ func (q *qp) executeRC(op *sendOp, to *Device) bool {
 		to.stats.RNRNaks++
 		return q.notReady(op, r)
 	}
+	if st.syn == synRemOp && r.file.gone() {
+		return q.lost(op)
+	}
 	q.sq.next = op.end()
 	if st.syn != synOK {
 		q.failSend(op, st.syn)

@@ -138,6 +138,23 @@ func (f *file) publish(addr uint64, p []byte) error {
 	return f.dma.Write(addr+uint64(last), p[last:])
 }
 
+// mortalDMA is a DMA that knows whether its process has ended. A process loses
+// its memory a moment before its files; on hardware the memory stays for as long
+// as they do.
+type mortalDMA interface {
+	DMA
+	// Gone reports whether the process, and so its memory, is no more. It is asked
+	// when an access has failed.
+	Gone() bool
+}
+
+// gone reports whether f's process has ended and f is about to be closed: peers
+// hear nothing of it any more.
+func (f *file) gone() bool {
+	m, ok := f.dma.(mortalDMA)
+	return ok && m.Gone()
+}
+
 // pinnable reports whether n bytes at addr could be pinned.
 func (f *file) pinnable(addr, n uint64, write bool) bool {
 	if !f.dma.Mapped(addr, n) {

@@ -193,7 +193,7 @@ func (q *qp) refuseRequest(nak roce.Syndrome, s syndrome) {
 // fatalNAK sends a NAK at once, behind all READs: this QP is about to stop.
 func (q *qp) fatalNAK(s roce.Syndrome) {
 	q.answerReads(^uint32(0))
-	if q.resp.ready {
+	if q.resp.ready && (s != roce.NAKRemoteOp || !q.file.gone()) {
 		q.sendAck(s, q.resp.epsn)
 	}
 }
@@ -256,7 +256,9 @@ func (q *qp) beginRecv() bool {
 		q.owe(owedNAK, roce.RNR(q.attr.minRNRTimer))
 		return false
 	case recvDead: // and the QP in ERR already
-		q.sendAck(roce.NAKRemoteOp, q.resp.epsn)
+		if !q.file.gone() {
+			q.sendAck(roce.NAKRemoteOp, q.resp.epsn)
+		}
 		return false
 	}
 	return true

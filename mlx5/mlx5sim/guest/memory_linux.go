@@ -51,6 +51,39 @@ func (m *memory) Read(addr uint64, p []byte) error { return m.copy(addr, p, fals
 // written what is before it.
 func (m *memory) Write(addr uint64, p []byte) error { return m.copy(addr, p, true) }
 
+// Publish is called by the device for completions: the last byte, which hands the
+// entry over, is stored after all others. The kernel copies one remote iovec after
+// the other, and gives back the page of one, by a locked operation, before it
+// takes the next.
+func (m *memory) Publish(addr uint64, p []byte) error {
+	last := len(p) - 1
+	if last < 1 {
+		return m.Write(addr, p)
+	}
+	for {
+		tid := m.tid.Load()
+		local := [1]unix.Iovec{{Base: &p[0]}}
+		local[0].SetLen(len(p))
+		remote := [2]unix.RemoteIovec{{Base: uintptr(addr), Len: last}, {Base: uintptr(addr) + uintptr(last), Len: 1}}
+		n, err := unix.ProcessVMWritev(int(tid), local[:], remote[:], 0)
+		if done, err := m.judge(tid, n, len(p), err); done {
+			return err
+		}
+	}
+}
+
+// judge says what an access of n of size bytes came to: whether it is done, or to
+// be tried again.
+func (m *memory) judge(tid int32, n, size int, err error) (done bool, _ error) {
+	switch {
+	case err == nil && n == size:
+		return true, nil
+	case err == unix.EINTR, err == unix.ESRCH && m.another(tid):
+		return false, nil
+	}
+	return true, errNoMemory
+}
+
 // View implements mlx5sim.DMA: the memory cannot be reached but by copying.
 func (*memory) View(uint64, int) []byte { return nil }
 
@@ -70,13 +103,8 @@ func (m *memory) copy(addr uint64, p []byte, write bool) error {
 		} else {
 			n, err = unix.ProcessVMReadv(int(tid), local[:], remote[:], 0)
 		}
-		switch {
-		case err == nil && n == len(p):
-			return nil
-		case err == unix.EINTR:
-		case err == unix.ESRCH && m.another(tid):
-		default:
-			return errNoMemory
+		if done, err := m.judge(tid, n, len(p), err); done {
+			return err
 		}
 	}
 }
@@ -131,6 +159,10 @@ func (m *memory) Writable(addr, n uint64) bool {
 	end := addr + n
 	return n == 0 || end > addr && m.covered(addr, end, 'w')
 }
+
+// Gone is asked by the device when an access failed: whether the process has
+// ended.
+func (m *memory) Gone() bool { return !hasMemory(int(m.tid.Load())) && !m.another(m.tid.Load()) }
 
 // covered reports whether the process has mappings of all of addr to end-1 that
 // allow what letter ('r' or 'w') stands for.
