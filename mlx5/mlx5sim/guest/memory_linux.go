@@ -51,39 +51,6 @@ func (m *memory) Read(addr uint64, p []byte) error { return m.copy(addr, p, fals
 // written what is before it.
 func (m *memory) Write(addr uint64, p []byte) error { return m.copy(addr, p, true) }
 
-// Publish is called by the device for completions: the last byte, which hands the
-// entry over, is stored after all others. The kernel copies one remote iovec after
-// the other, and gives back the page of one, by a locked operation, before it
-// takes the next.
-func (m *memory) Publish(addr uint64, p []byte) error {
-	last := len(p) - 1
-	if last < 1 {
-		return m.Write(addr, p)
-	}
-	for {
-		tid := m.tid.Load()
-		local := [1]unix.Iovec{{Base: &p[0]}}
-		local[0].SetLen(len(p))
-		remote := [2]unix.RemoteIovec{{Base: uintptr(addr), Len: last}, {Base: uintptr(addr) + uintptr(last), Len: 1}}
-		n, err := unix.ProcessVMWritev(int(tid), local[:], remote[:], 0)
-		if done, err := m.judge(tid, n, len(p), err); done {
-			return err
-		}
-	}
-}
-
-// judge says what an access of n of size bytes came to: whether it is done, or to
-// be tried again.
-func (m *memory) judge(tid int32, n, size int, err error) (done bool, _ error) {
-	switch {
-	case err == nil && n == size:
-		return true, nil
-	case err == unix.EINTR, err == unix.ESRCH && m.another(tid):
-		return false, nil
-	}
-	return true, errNoMemory
-}
-
 // View implements mlx5sim.DMA: the memory cannot be reached but by copying.
 func (*memory) View(uint64, int) []byte { return nil }
 
@@ -103,8 +70,13 @@ func (m *memory) copy(addr uint64, p []byte, write bool) error {
 		} else {
 			n, err = unix.ProcessVMReadv(int(tid), local[:], remote[:], 0)
 		}
-		if done, err := m.judge(tid, n, len(p), err); done {
-			return err
+		switch {
+		case err == nil && n == len(p):
+			return nil
+		case err == unix.EINTR:
+		case err == unix.ESRCH && m.another(tid):
+		default:
+			return errNoMemory
 		}
 	}
 }

@@ -56,12 +56,6 @@ func TestMemoryIsCopiedBothWays(t *testing.T) {
 	if err := m.Read(addrOf(theirs), got); err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("read: %v", err)
 	}
-	clear(theirs)
-	for _, n := range []int{1, 2, 64, len(theirs)} {
-		if err := m.Publish(addrOf(theirs), want[:n]); err != nil || !bytes.Equal(theirs[:n], want[:n]) {
-			t.Errorf("publish %d bytes: %v", n, err)
-		}
-	}
 	if err := m.Read(0, nil); err != nil {
 		t.Error("nothing is always there:", err)
 	}
@@ -77,9 +71,6 @@ func TestBadAddressesAreErrors(t *testing.T) {
 		}
 		if m.Write(addr, two[:]) == nil {
 			t.Errorf("%#x could be written", addr)
-		}
-		if m.Publish(addr, two[:]) == nil {
-			t.Errorf("something could be published at %#x", addr)
 		}
 		if m.Mapped(addr, 2) {
 			t.Errorf("%#x is said to be mapped", addr)
@@ -205,7 +196,7 @@ func TestMemoryFollowsToAnotherThread(t *testing.T) {
 func TestCopyDoesNotAllocate(t *testing.T) {
 	m, theirs := ownMemory(t), mapped(t, 1)
 	buf := make([]byte, 64)
-	if n := testing.AllocsPerRun(100, func() { m.Read(addrOf(theirs), buf); m.Write(addrOf(theirs), buf); m.Publish(addrOf(theirs), buf) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { m.Read(addrOf(theirs), buf); m.Write(addrOf(theirs), buf) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
