@@ -268,6 +268,7 @@ func (d *Device) Close() error {
 	l := d.link
 	d.wire.stop()
 	d.errors.stop()
+	d.flaps.stop()
 	d.out.stop()
 	d.in.stop()
 	d.fab.mu.Unlock()

@@ -31,6 +31,25 @@
 // goroutines at once. One mutex per fabric guards all device state; nothing
 // blocks under it.
 //
+// # Programs in other processes
+//
+// [Device.OpenForeign] opens a device for a program whose memory is not this
+// process's, as mlx5sim/guest does for programs that are linked against libibverbs.
+// Everything of the program is reached by copying, through [ForeignConfig.Memory];
+// its events go to an [EventSink]. It rings no bell that could be heard: whoever
+// opened it calls [Foreign.Poll] again and again, which looks at the doorbell
+// registers. A store to a register may have replaced an earlier one, so after one
+// the doorbell records of all queues of that page are read, those of one page of
+// memory at a time. A program's queues are executed in turns of some milliseconds,
+// so that nobody's are kept waiting by another's gigabytes.
+//
+// What a program hands over is not trusted. Memory that is not mapped is EFAULT when
+// it is registered; memory that goes later, or whose process is gone, fails the work
+// request that needs it, at the side whose memory it was: a local protection error
+// for a requester's data, a remote operation error for a responder's; a queue that
+// cannot be read any more takes its QP to ERR with an async event. A CQ that
+// cannot be written is overrun.
+//
 // # The link as a test instrument
 //
 // [Device.SetFaults] has a device's link lose, repeat, reorder, corrupt, delay and
@@ -42,6 +61,11 @@
 //
 //	seed, err := dev.SetFaults(mlx5sim.BothWays, mlx5sim.Faults{Loss: 0.05, Reorder: 0.02}, 0)
 //	t.Logf("seed %d", seed)
+//
+// [Device.SetFlaps] has the port go down and up again by itself, at times that come
+// from a seed, too; [Device.SetPortDown] and [Device.SetPortUp] do it by hand, and
+// [Device.Close] under load is what the removal of a device is. These meet
+// messages within the process as well.
 //
 // Under testing/synctest faults take virtual time. UDP sockets do not work there;
 // devices then meet by [WithEthernet] over the two ends of a [net.Pipe].
@@ -101,7 +125,10 @@
 // What it decodes and answers is compared with bytes recorded of the real libmlx5
 // (testdata/golden/mlx5): work requests, SRQ free lists, CQEs as the library read
 // them, every command of whole sessions. The verbs conformance suite
-// (uverbs/verbstest) runs on it, in process and over UDP. Captures of all opcodes
+// (uverbs/verbstest) runs on it, in process and over UDP, and both once more as a
+// program in another process would have it: by copying, and without being told of
+// doorbells. Commands, work requests, packets and whole foreign programs are fuzzed
+// (scripts/fuzz.sh). Captures of all opcodes
 // are read by tshark, which finds the fields of what was posted; it does not verify
 // the ICRC, which is checked by code that has been tried on packets of hardware
 // (internal/roce). Vendor syndromes,

@@ -19,6 +19,11 @@ func (d *Device) SetPortUp() { d.setPort(false) }
 func (d *Device) setPort(down bool) {
 	d.fab.mu.Lock()
 	defer d.fab.mu.Unlock()
+	d.turnPort(down)
+}
+
+// turnPort is setPort for who holds fab.mu.
+func (d *Device) turnPort(down bool) {
 	if d.closed || d.down == down {
 		return
 	}

@@ -44,6 +44,7 @@ type Device struct {
 	errors errWatch
 	stats  Stats
 
+	flaps    *flapping   // nil: the port stays as it is
 	out, in  *impairment // faults of the link; nil: none
 	captures []*capture
 	pcap     *capture // the one that WithPcap asked for
