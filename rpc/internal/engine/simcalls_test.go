@@ -172,16 +172,16 @@ func (c *simCall) end() {
 	}
 	if s.chance(0.1) && s.started < s.cfg.calls {
 		s.started++
-		n.call(s.pairOf(n, c.p), s.now)
+		n.call(s.pairOf(n, c.p), n.clock())
 	}
 	if s.chance(s.cfg.abort/4) && len(c.p.open) > 0 {
 		o := c.p.open[s.rng.IntN(len(c.p.open))]
 		o.aborted = true
-		o.Abort(s.now)
+		o.Abort(n.clock())
 	}
 	if s.chance(s.cfg.churn/4) && !c.p.closing {
 		s.breakLink(c.p.link)
-		c.p.cs.Fail(s.now, errSim)
+		c.p.cs.Fail(n.clock(), errSim)
 	}
 }
 
@@ -251,7 +251,10 @@ func (n *simNode) handlers() {
 			s.tb.Errorf("a request is not what its caller sent")
 		}
 		if b := h.Data(); len(b) >= 8 {
-			s.ran[binary.LittleEndian.Uint64(b)]++
+			id := binary.LittleEndian.Uint64(b)
+			if s.ran[id]++; s.ran[id] > 1 {
+				s.tb.Errorf("the handler of request %#x runs for the %dth time", id, s.ran[id])
+			}
 		}
 		return s.outcome(h.Type(), h.Data())
 	}
@@ -300,11 +303,11 @@ func (n *simNode) handlers() {
 	// nested starts a call for a handler and hands its outcome to fn. It
 	// reports false where there is nobody to call.
 	nested := func(h *Handle, fn func(failed bool)) bool {
-		for _, p := range s.pairs {
-			if p.client != n || p.closing || p.server.id <= n.id { // upwards, so that it ends
+		for _, p := range n.out {
+			if p.closing || p.server.id <= n.id { // upwards, so that it ends
 				continue
 			}
-			c := &Call{Type: simInline, Req: n.extract(h.Data()), Deadline: s.now + 500*ms}
+			c := &Call{Type: simInline, Req: n.extract(h.Data()), Deadline: n.clock() + 500*ms}
 			c.Resp, _ = n.e.Alloc(30_000)
 			c.Fn = func(c *Call) {
 				failed := c.Err != nil
@@ -312,7 +315,7 @@ func (n *simNode) handlers() {
 				c.Resp.Free()
 				fn(failed)
 			}
-			p.cs.Start(s.now, c)
+			p.cs.Start(n.clock(), c)
 			return true
 		}
 		return false
