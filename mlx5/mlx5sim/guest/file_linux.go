@@ -193,6 +193,7 @@ const (
 
 // ioctl answers RDMA_VERBS_IOCTL.
 func (s *supervisor) ioctl(n *notif, fd int32, addr uint64) answer {
+	s.noteClosed()
 	f := s.identify(n, fd)
 	if f == nil {
 		return carryOn // the kernel knows what ENOTTY and EBADF are
@@ -200,7 +201,6 @@ func (s *supervisor) ioctl(n *notif, fd int32, addr uint64) answer {
 	if !s.adopt(f, n.pid) {
 		return fail(unix.EINVAL)
 	}
-	s.noteClosed()
 	m := newMemory(0, int(n.pid))
 	var header [cmdHeaderBytes]byte
 	if m.Read(addr, header[:]) != nil {
