@@ -25,7 +25,7 @@ type test struct {
 // Run runs the suite on a backend.
 func Run(t *testing.T, b Backend) {
 	t.Run(b.Name(), func(t *testing.T) {
-		for _, group := range [][]test{sessionTests, openTests, smallTests, partsTests, largeTests, abortTests, nestedTests, waitingTests, errorTests, faultTests, deathTests, closeTests, driveTests, bufferTests, crowdTests, outstandingTests, watchTests} {
+		for _, group := range [][]test{sessionTests, openTests, smallTests, partsTests, largeTests, abortTests, nestedTests, waitingTests, errorTests, faultTests, deathTests, closeTests, driveTests, bufferTests, crowdTests, outstandingTests, watchTests, congestionTests} {
 			for _, c := range group {
 				t.Run(c.name, func(t *testing.T) {
 					for _, need := range c.needs {
