@@ -46,6 +46,7 @@ type Endpoint struct {
 	// The loop's own.
 	now       int64
 	fresh     bool  // now was read in this round, or since the last one
+	posted    bool  // now was read when the last round posted
 	collected int64 // when memory was given back last
 	touched   int64 // when peers were touched last
 	repairs   uint64
@@ -58,7 +59,7 @@ type Endpoint struct {
 	stride    int          // how many of them share a reading of the clock
 	ticked    int64        // now of the last Tick
 	tickFn    func() int64 // ep.tick
-	clockFn   func() int64 // ep.clock
+	stampFn   func() int64 // ep.stamp
 	out       int          // requests that are answered later
 
 	workers workers
@@ -129,7 +130,7 @@ func newEndpoint(nx *nexus.Nexus, id uint16, c *uverbs.Context, opts []Option) (
 	}
 	ep.timer.Stop()
 	ep.workers.init(opt.workers)
-	ep.tickFn, ep.clockFn = ep.tick, ep.clock
+	ep.tickFn, ep.stampFn = ep.tick, ep.stamp
 	ep.life, ep.endLife = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {

@@ -95,7 +95,9 @@ func (ep *Endpoint) clock() int64 { return int64(time.Since(ep.epoch)) }
 // poll does one round of the loop and returns how much there was to do. The
 // caller owns the endpoint.
 func (ep *Endpoint) poll() int {
-	if ep.idle&(ep.stride-1) == 0 {
+	if ep.posted {
+		ep.posted, ep.fresh = false, true // the round before read it last thing
+	} else if ep.idle&(ep.stride-1) == 0 {
 		ep.readClock()
 	}
 	n := ep.runOps()
@@ -105,7 +107,7 @@ func (ep *Endpoint) poll() int {
 		ep.e.Tick(ep.now)
 	}
 	if err == nil {
-		err = ep.t.Flush(ep.e, ep.now, ep.clockFn)
+		err = ep.t.Flush(ep.e, ep.now, ep.stampFn)
 	}
 	if err != nil {
 		ep.deviceFailed(err)
@@ -143,6 +145,12 @@ func (ep *Endpoint) tick() int64 {
 	if !ep.fresh {
 		ep.now, ep.fresh = ep.clock(), true
 	}
+	return ep.now
+}
+
+// stamp returns the time at which a round posts what it has to.
+func (ep *Endpoint) stamp() int64 {
+	ep.now, ep.posted = ep.clock(), true
 	return ep.now
 }
 
@@ -191,6 +199,7 @@ func (ep *Endpoint) Poll() int {
 	if !ep.tryOwn() {
 		return 0
 	}
+	ep.posted = false // some time ago
 	n := ep.poll()
 	ep.owned.Store(false)
 	if ep.waiters.Load() > 0 || ep.runners.Load() > 0 {
@@ -244,6 +253,7 @@ func (ep *Endpoint) Run(ctx context.Context) error {
 // drive polls until stop is set, the endpoint closes or fails. The caller owns
 // the endpoint.
 func (ep *Endpoint) drive(stop *atomic.Bool) {
+	ep.posted = false // whoever drove it did some time ago
 	var idle spell
 	for !stop.Load() && !ep.stopped() && ep.failed.Load() == nil {
 		if ep.poll() > 0 {
@@ -333,6 +343,7 @@ func (ep *Endpoint) sleep(stop *atomic.Bool) {
 	case <-due:
 	}
 	ep.timer.Stop()
+	ep.posted = false
 	ep.e.Woke(ep.clock())
 }
 
@@ -441,6 +452,7 @@ func (ep *Endpoint) driveFor(ctx context.Context, over *atomic.Bool) {
 		ep.settle()
 		return
 	}
+	ep.posted = false
 	var idle spell
 	for !over.Load() && ctx.Err() == nil && ep.runners.Load() == 0 && !ep.stopped() && ep.failed.Load() == nil {
 		if ep.poll() > 0 {
