@@ -192,14 +192,14 @@ func benchmarkWireLarge(b *testing.B, size int, opts ...rpc.Option) {
 // datagram: in several datagrams, and by RDMA READ.
 func BenchmarkTwoProcessesCrossing(b *testing.B) {
 	for _, outstanding := range []int{1, 8} {
-		for _, size := range []int{4 << 10, 6 << 10, 8 << 10, 12 << 10, 16 << 10, 24 << 10, 32 << 10, 48 << 10, 64 << 10} {
+		for _, size := range []int{4096, 2 * 4072, 3 * 4072, 4 * 4072, 6 * 4072, 8 * 4072, 12 * 4072, 16 * 4072} {
 			for _, way := range []string{"UD", "READ"} {
-				b.Run(fmt.Sprintf("%d/%dKiB/%s", outstanding, size>>10, way), func(b *testing.B) {
-					threshold := 64 << 10
+				b.Run(fmt.Sprintf("%d/%dB/%s", outstanding, size, way), func(b *testing.B) {
+					threshold := 16 * 4072
 					if way == "READ" {
 						threshold = 1
 					}
-					const credits = 8 * 18
+					const credits = 8 * 17
 					c := newWireClientOf(b, 1, rpctest.ServerConfig{Credits: credits}, rpc.WithCredits(credits), rpc.WithLargeThreshold(threshold))
 					run := c.pump(rpctest.TypeCount, c.buf(size), 8, outstanding)
 					run(200)

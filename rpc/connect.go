@@ -421,7 +421,7 @@ func (ep *Endpoint) install(s *Session, h *hello) bool {
 	}
 	s.up = true
 	s.es.Connect(ep.now, engine.Peer{Dest: p.peer.Index(), Session: h.session, Token: h.token, QPN: h.addr.QPN, MaxSmall: p.peer.MaxSmall(),
-		Parts: engine.PartsFor(min(ep.opt.credits, int(h.credits)), ep.opt.window)})
+		Parts: engine.PartsFor(min(s.credits, int(h.credits)), ep.opt.window)})
 	s.threshold.Store(int64(s.es.MaxUD()))
 	if p.repair.underWay {
 		ep.e.Broken(ep.now, p.peer.Index(), p.repair.generation)

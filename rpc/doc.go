@@ -62,9 +62,60 @@
 // All sessions between two endpoints share one RC queue pair; idle ones cost
 // their memory, some kilobytes with a window of 8, and no time.
 //
+// # Messages of a few datagrams
+//
+// A message of up to LargeThreshold bytes that does not fit into one datagram
+// goes in several, which the receiver copies together: a request into memory of
+// the server's, a response into the caller's buffer. By default that is up to 3
+// datagrams (12,216 bytes at an MTU of 4096); WithLargeThreshold chooses.
+//
+// What speaks for datagrams: the message is there after half a round trip. By
+// RDMA READ the receiver first learns where it lies, and fetches it, which is
+// another whole one; before that, where messages are offered by memory windows,
+// the sender's device makes a window and says so, and afterwards takes it back;
+// and a response is confirmed. What speaks against: each datagram of 4 KiB costs
+// a send, a receive, two completions and a copy, a READ costs about the same for 4
+// KiB as for 64, and is copied by the device alone. The table has what datagrams
+// take as a share of what READ does, for requests of 2, 3, 4, 8 and 16 datagrams
+// with answers of 8 bytes:
+//
+//	                                             2     3     4     8    16
+//	mlx5sim, one goroutine, processor time,
+//	  one under way                             0.92  1.01  1.18  1.69  2.33
+//	  eight under way                           0.96  1.20  1.44  2.14  3.24
+//	the same, answers of that size to 8 bytes,
+//	  one under way                             0.76  0.93  1.06  1.54  2.55
+//	  eight under way                           0.85  1.04  1.29  2.05  3.01
+//	mlx5sim, two processes, one under way,
+//	  round trip                                0.57  0.61  0.57  0.54  1.00
+//
+// (BenchmarkCrossing, BenchmarkTwoProcessesCrossing and scripts/kerneltest.sh
+// --crossing; the simulator's network is the processor's work, too, and has no
+// distance.) So processor time is even at 2 to 3 datagrams, and the time until
+// the answer shorter by datagrams at the same sizes: hence the default, which is
+// also what 32 credits for a window of 8 have room for. No ConnectX was measured.
+// There the device does the copying and the sending, a round trip takes 2 us or
+// so and READ has two of them more than datagrams if there are windows; what a
+// datagram costs the processor of each side is a fraction of that. The crossing
+// should lie higher for single requests, and where it does today if the processor
+// is what all wait for. Who knows the load should measure.
+//
+// A session's credits are shared out among its slots, and a message has at most
+// as many datagrams as a slot has credits at either end, less one for
+// confirmations; so the receive rings have room for whatever is sent a first
+// time. Where an answer is overdue, the client asks with one short datagram which
+// ones did not come, in either direction, and only those are sent again: with a
+// fifth of all datagrams lost, messages of 16 cost 1.25 times their bytes. The
+// memory of a request counts for WithRequestMemory from its first datagram; if the
+// rest never comes it is freed after a few seconds. A response's is kept, as that
+// of smaller ones, until the slot's next request. Buffers for such messages are in
+// memory that no peer can read. To a session with fewer credits or a smaller MTU
+// at the other end, and on the lanes of WithNesting, they are copied to memory
+// that it can.
+//
 // # Large messages
 //
-// A message longer than a datagram, up to 1 GiB, is pulled in chunks of at most
+// A message longer than that, up to 1 GiB, is pulled in chunks of at most
 // 1 MiB, or what the port takes if that is less, four of them at once. Messages
 // take turns chunk by chunk, so a short one does not wait for a long one, and the
 // pull of a request that was given up stops at the next chunk. The server's

@@ -3,9 +3,10 @@ package rpc
 import "github.com/rrppcc-go/rrppcc/rpc/internal/engine"
 
 // WithLargeThreshold sets how long a message may be to go in UD datagrams;
-// longer ones go by RDMA READ. 0, the default, is what was measured to be
-// faster, see "Several datagrams" above. The limit applies to what this endpoint
-// sends, requests and responses; the two ends need not agree.
+// longer ones go by RDMA READ. 0, the default, is 3 datagrams: the package's
+// documentation has what was measured ("Messages of a few datagrams"). The limit
+// applies to what this endpoint sends, requests and responses; the two ends need
+// not agree.
 //
 // What fits into one datagram always goes in one: a threshold below
 // Endpoint.MaxSmall, as 1, means RDMA READ for all that does not. The most is
@@ -14,15 +15,20 @@ import "github.com/rrppcc-go/rrppcc/rpc/internal/engine"
 // other takes one datagram of MaxSmall - 8 bytes; and 64 datagrams. A longer
 // threshold is cut to that, and Endpoint.LargeThreshold and
 // Session.LargeThreshold say what came of it. With the default of 32 credits for
-// 8 slots, messages of up to 3 datagrams are possible, with 136 such of 16.
+// 8 slots, messages of up to 3 datagrams are possible, with 136 credits such of 16.
 func WithLargeThreshold(n int) Option { return func(o *options) { o.threshold = n } }
+
+// defaultParts is up to how many datagrams a message goes by UD unless somebody
+// has said otherwise. See "Messages of a few datagrams" in the package's
+// documentation for what was measured.
+const defaultParts = 3
 
 // largeThreshold returns the endpoint's threshold, where a datagram takes
 // maxSmall bytes.
 func (o *options) largeThreshold(maxSmall int) int {
 	n := o.threshold
 	if n == 0 {
-		n = maxSmall
+		n = defaultParts * (maxSmall - engine.PartBytes)
 	}
 	if parts := engine.PartsFor(o.credits, o.window); parts > 1 {
 		n = min(n, parts*(maxSmall-engine.PartBytes))

@@ -8,17 +8,18 @@ import (
 	"github.com/rrppcc-go/rrppcc/msgbuf"
 )
 
-// The sizes at which messages by datagrams and by RDMA READ are compared.
-var crossingSizes = []int{4 << 10, 6 << 10, 8 << 10, 12 << 10, 16 << 10, 24 << 10, 32 << 10, 48 << 10, 64 << 10}
+// The sizes in bytes at which messages by datagrams and by RDMA READ are compared:
+// a little more than one datagram of the simulated device, and 2 to 16 full ones.
+var crossingSizes = []int{4096, 2 * 4072, 3 * 4072, 4 * 4072, 6 * 4072, 8 * 4072, 12 * 4072, 16 * 4072}
 
 // crossing are the options by which messages of crossingSizes go one way or the
 // other.
 func crossing(read bool) []Option {
-	threshold := 64 << 10
+	threshold := 16 * 4072
 	if read {
 		threshold = 1
 	}
-	return []Option{WithCredits(8 * 18), WithLargeThreshold(threshold)}
+	return []Option{WithCredits(8 * 17), WithLargeThreshold(threshold)}
 }
 
 // BenchmarkCrossing compares the two ways of messages of more than a datagram,
@@ -37,7 +38,7 @@ func BenchmarkCrossing(b *testing.B) {
 					if read {
 						way = "READ"
 					}
-					b.Run(fmt.Sprintf("%s/%d/%dKiB/%s", what, outstanding, size>>10, way), func(b *testing.B) {
+					b.Run(fmt.Sprintf("%s/%d/%dB/%s", what, outstanding, size, way), func(b *testing.B) {
 						r := newRig(b, crossing(read)...)
 						// The handler looks at the request, as handlers do.
 						r.srv.Handle(rigEcho, func(h *RequestHandle) (msgbuf.Buf, error) {

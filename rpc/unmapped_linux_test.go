@@ -172,7 +172,7 @@ func TestResponsesGoFromUnmappedMemory(t *testing.T) {
 
 func TestRequestsArePlacedInUnmappedMemory(t *testing.T) {
 	onGPUs(t, func(t *testing.T, dmaBuf bool) {
-		r := newRig(t)
+		r := newRig(t, WithLargeThreshold(1))
 		g := newGPU(r, r.srv, 8<<20, msgbuf.Local, dmaBuf)
 		places := 0
 		var failing error

@@ -37,11 +37,11 @@ var bufferTests = []test{
 	}},
 	{"LargeMessageInLocalMemoryIsRefused", nil, func(e *env) {
 		ep, s := e.pair()
-		// A small buffer may have room for more than a datagram; peers cannot
-		// read it all the same.
-		buf := e.buf(ep, ep.MaxSmall())
-		if err := buf.SetLen(ep.MaxSmall() + 1); err != nil {
-			e.Skipf("buffers of %d bytes have no spare room: %v", ep.MaxSmall(), err)
+		// A buffer for what goes in datagrams may have room for more; peers
+		// cannot read it all the same.
+		buf := e.buf(ep, ep.LargeThreshold())
+		if err := buf.SetLen(ep.LargeThreshold() + 1); err != nil {
+			e.Skipf("buffers of %d bytes have no spare room: %v", ep.LargeThreshold(), err)
 		}
 		if err := s.Call(e.ctx, TypeEcho, buf, e.buf(ep, buf.Len())); !errors.Is(err, rpc.ErrBuffer) {
 			e.Errorf("large request in local-only memory: %v", err)

@@ -38,7 +38,7 @@ func crossings(m *machine, rounds int, w io.Writer) error {
 	us, sizes := map[key]*[2][]float64{}, map[int]int{}
 	for round := range rounds {
 		for way, threshold := range ways {
-			begin := time.Now()
+			begin, again := time.Now(), uint64(0)
 			err := withLoadOf(m, crossingCredits, typeLength, longest, 8, slices.Max(crossingWindow), func(l *load) error {
 				resps := l.resps
 				for _, underWay := range crossingWindow {
@@ -56,12 +56,14 @@ func crossings(m *machine, rounds int, w io.Writer) error {
 						us[k][way] = append(us[k][way], took)
 					}
 				}
-				return nil
+				st, err := l.ep.Stats(context.Background())
+				again = st.Retransmits
+				return err
 			}, rpc.WithCredits(crossingCredits), rpc.WithLargeThreshold(threshold))
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(w, "round %d, threshold %d (%.1fs)\n", round+1, threshold, time.Since(begin).Seconds())
+			fmt.Fprintf(w, "round %d, threshold %d: %d sent again (%.1fs)\n", round+1, threshold, again, time.Since(begin).Seconds())
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
