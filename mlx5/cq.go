@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/rrppcc-go/rrppcc/internal/kernel"
 	"github.com/rrppcc-go/rrppcc/mlx5/internal/abi"
@@ -70,11 +71,30 @@ func (d *contextDriver) CreateCQ(attr *uverbs.CQInitAttr, issue func(cqe uint32,
 	return c, nil
 }
 
+// manyCQE is how many entries are allocated without asking whether the device
+// takes them: some MiB.
+const manyCQE = 1 << 16
+
+// checkCQE refuses what the kernel would refuse, before memory is spent on it.
+func (d *contextDriver) checkCQE(cqe uint32) error {
+	if cqe <= manyCQE {
+		return nil
+	}
+	// A device that does not tell is asked by the command proper.
+	if attr, err := d.ctx.QueryDevice(); err == nil && attr.MaxCQE > 0 && cqe > uint32(attr.MaxCQE) {
+		return fmt.Errorf("%d entries, at most %d: %w", cqe, attr.MaxCQE, syscall.EINVAL)
+	}
+	return nil
+}
+
 // newCQ creates a CQ of entries of 64 or 128 bytes.
 func (d *contextDriver) newCQ(attr *uverbs.CQInitAttr, cqeBytes uint32, issue func(cqe uint32, uhwIn, uhwOut []byte) (uint32, error)) (_ *cq, err error) {
 	entries, err := cqEntries(attr.Depth)
 	if err != nil {
 		return nil, fmt.Errorf("depth %d, at most %d: %w", attr.Depth, maxCQE, err)
+	}
+	if err := d.checkCQE(entries - 1); err != nil {
+		return nil, err
 	}
 	c := &cq{ctx: d, qps: d.qps}
 	c.depth.Store(entries - 1)

@@ -438,3 +438,34 @@ func TestKeysByQPN(t *testing.T) {
 		t.Error("a user index was given")
 	}
 }
+
+// TestCQBeyondTheDevicesLimit is refused before memory is spent on it.
+func TestCQBeyondTheDevicesLimit(t *testing.T) {
+	k := newFakeKernel(t)
+	asked, created := 0, 0
+	k.onWrite = func(cmd uint64, resp []byte) bool {
+		if cmd != kabi.IB_USER_VERBS_EX_CMD_QUERY_DEVICE {
+			return false
+		}
+		asked++
+		binary.LittleEndian.PutUint32(resp[76:], 100_000) // max_cqe
+		return true
+	}
+	k.fail = func(object, method uint16) error {
+		if object == kabi.UVERBS_OBJECT_CQ && method == kabi.UVERBS_METHOD_CQ_CREATE {
+			created++
+		}
+		return nil
+	}
+	r := openRig(t, k)
+	for _, c := range []struct{ depth, asked, created int }{{65_000, 0, 1}, {65_536, 1, 0}, {200_000, 1, 0}, {1 << 23, 1, 0}} {
+		asked, created = 0, 0
+		cq, err := r.ctx.CreateCQ(&uverbs.CQInitAttr{Depth: c.depth})
+		if asked != c.asked || created != c.created || (err == nil) != (c.created == 1) || err != nil && !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("%d entries: asked %d times, %d commands, %v", c.depth, asked, created, err)
+		}
+		if err == nil {
+			cq.Close()
+		}
+	}
+}

@@ -19,6 +19,9 @@ func (c *cq) Resize(depth int, issue func(cqe uint32, uhwIn, uhwOut []byte) (uin
 	if err != nil {
 		return fmt.Errorf("depth %d, at most %d: %w", depth, maxCQE, err)
 	}
+	if err := c.ctx.checkCQE(entries - 1); err != nil {
+		return err
+	}
 	c.mu.Lock() // QPs that are closed meanwhile wait, and find the new ring
 	defer c.mu.Unlock()
 	c.runPurges() // what they asked for is in terms of the old ring

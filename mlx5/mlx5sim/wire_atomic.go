@@ -38,6 +38,9 @@ func (q *qp) acceptAtomic(p *roce.Packet) bool {
 	r := &q.resp
 	h := p.AtomicETH()
 	m, s := q.remoteAtomic(h.RKey, h.VA)
+	if s == synOK && q.tooManyFetches() {
+		s = synRemInvReq
+	}
 	if s != synOK {
 		q.refuseRequest(nakOf(s), s)
 		return false
@@ -66,7 +69,7 @@ func (q *qp) acceptAtomic(p *roce.Packet) bool {
 func (q *qp) repeatAtomic(p *roce.Packet) {
 	if old, ok := q.resp.results.find(p.PSN); ok {
 		q.dropJobs(p.PSN)
-		q.queueRead(readJob{psn: p.PSN, msn: q.resp.msn, n: 1, atomic: true, value: old})
+		q.queueRead(readJob{psn: p.PSN, msn: q.resp.msn, n: 1, atomic: true, value: old, again: true})
 	}
 }
 

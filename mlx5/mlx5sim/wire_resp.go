@@ -57,6 +57,7 @@ type readJob struct {
 	length uint64
 	psn    uint32
 	msn    uint32
+	again  bool   // asked for once more
 	next   uint32 // packet to send next
 	n      uint32 // packets
 	atomic bool   // executed already: value is the answer
@@ -324,7 +325,11 @@ func (q *qp) checkRead(h roce.RETH) syndrome {
 func (q *qp) acceptRead(p *roce.Packet) bool {
 	r := &q.resp
 	h := p.RETH()
-	if s := q.checkRead(h); s != synOK {
+	s := q.checkRead(h)
+	if s == synOK && q.tooManyFetches() {
+		s = synRemInvReq
+	}
+	if s != synOK {
 		q.refuseRequest(nakOf(s), s)
 		return false
 	}
@@ -335,6 +340,20 @@ func (q *qp) acceptRead(p *roce.Packet) bool {
 	}
 	q.expectBehind(n)
 	return true
+}
+
+// tooManyFetches reports whether as many READs and atomics are unanswered as
+// max_dest_rd_atomic allows. A requester that keeps to its own limit, which is no
+// larger, never sees it. Repetitions do not count: the requester may have got over
+// what they ask for.
+func (q *qp) tooManyFetches() bool {
+	jobs, n := &q.resp.jobs, uint32(0)
+	for i := range jobs.n {
+		if !jobs.job[(jobs.at+i)%maxReads].again {
+			n++
+		}
+	}
+	return n >= uint32(q.attr.maxDestRd)
 }
 
 // expectBehind takes the n PSNs of a queued answer, which acknowledges all
@@ -357,7 +376,7 @@ func (q *qp) repeatRead(p *roce.Packet) {
 		return // not what was asked before
 	}
 	q.dropJobs(p.PSN)
-	q.queueRead(readJob{va: h.VA, rkey: h.RKey, length: uint64(h.Length), psn: p.PSN, msn: r.msn, n: n})
+	q.queueRead(readJob{va: h.VA, rkey: h.RKey, length: uint64(h.Length), psn: p.PSN, msn: r.msn, n: n, again: true})
 }
 
 // dropJobs forgets the jobs from psn on.
