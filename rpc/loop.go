@@ -330,7 +330,7 @@ func (ep *Endpoint) sleep(stop *atomic.Bool) {
 		ep.deviceFailed(err)
 		return
 	}
-	if ep.poll() > 0 || stop.Load() || ep.stopped() {
+	if ep.poll() > 0 || stop.Load() || ep.stopped() || ep.t.Unarmed() {
 		return
 	}
 	var due <-chan time.Time

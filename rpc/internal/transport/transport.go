@@ -65,6 +65,9 @@ type Transport struct {
 	headMask uint32
 	headNext uint32
 	since    int // unsignaled sends since the last signaled one
+	owed     int // sends with a token that have not completed
+
+	sendArmed bool // the last Arm armed sendCQ
 
 	peers      []*Peer // by index; nil = free
 	pulls      []*pull // by index
@@ -214,14 +217,27 @@ func (t *Transport) Local() Address {
 	return Address{GID: t.cfg.GID.GID, LID: t.cfg.LID, QPN: t.ud.QPN(), QKey: t.cfg.QKey, MTU: t.cfg.MTU}
 }
 
-// Arm asks for an event on the channel at the next completion. What completed
-// before must be polled once more.
+// Arm asks for an event on the channel at the next completion that matters: an
+// event costs a system call or two, and wakes a goroutine. What completed before
+// must be polled once more, and then Unarmed be asked.
 func (t *Transport) Arm() error {
 	if err := t.recvCQ.Arm(false); err != nil {
 		return err
 	}
+	t.sendArmed = t.busy()
+	if !t.sendArmed {
+		return nil
+	}
 	return t.sendCQ.Arm(false)
 }
+
+// busy reports whether something is posted whose completion somebody waits for.
+// Others are looked at when the owner is awake for another reason.
+func (t *Transport) busy() bool { return t.reads+t.win.flying+t.owed > 0 }
+
+// Unarmed reports that something was posted after Arm, of whose completion no
+// event will tell: the owner must not sleep.
+func (t *Transport) Unarmed() bool { return !t.sendArmed && t.busy() }
 
 // Poll moves completions into the engine and returns how many there were. An
 // error means that the device does not work any more.
@@ -281,7 +297,10 @@ func (t *Transport) pollSend(e *engine.Engine, now int64) (int, error) {
 					err = fmt.Errorf("send on the UD QP: %v (vendor error 0x%x)", wc.Status, wc.VendorErr)
 				}
 			}
-			e.TxDone(uint32(wc.WRID))
+			if token := uint32(wc.WRID); token != 0 {
+				t.owed--
+				e.TxDone(token)
+			}
 		}
 	}
 	return n, err
