@@ -44,11 +44,11 @@
 // so that nobody's are kept waiting by another's gigabytes.
 //
 // What a program hands over is not trusted. Memory that is not mapped is EFAULT when
-// it is registered; memory that goes later, or whose process is gone, fails the work
-// request that needs it, at the side whose memory it was: a local protection error
-// for a requester's data, a remote operation error for a responder's; a queue that
-// cannot be read any more takes its QP to ERR with an async event. A CQ that
-// cannot be written is overrun.
+// it is registered; memory that goes later fails the work request that needs it, at
+// the side whose memory it was: a local protection error for a requester's data, a
+// remote operation error for a responder's; a queue that cannot be read any more
+// takes its QP to ERR with an async event. A CQ that cannot be written is overrun.
+// Of a process that has ended its peers hear nothing, and their retries run out.
 //
 // # The link as a test instrument
 //

@@ -71,7 +71,10 @@ func testEnd(t *testing.T, p *guestPair, requester, killed bool) {
 		dying, other, q = p.a, p.z, p.qz
 	}
 	if killed {
-		dying.locked(func() { dying.mem.punch(0, 1<<62) })
+		dying.locked(func() {
+			dying.mem.punch(0, 1<<62)
+			dying.mem.ended = true
+		})
 		time.Sleep(time.Microsecond) // half of what is under way arrives
 		dying.fo.Poll()
 	}
@@ -106,6 +109,14 @@ func testEnd(t *testing.T, p *guestPair, requester, killed bool) {
 	}
 	if len(all) == 0 {
 		t.Error("no completion at the requester")
+	}
+	for _, c := range all { // nobody says why: there is nobody
+		if c.op >= cqeReqErr {
+			if c.syn != synRetryExc {
+				t.Errorf("the first error is %v", c.syn)
+			}
+			break
+		}
 	}
 	if q.attr.state != stateErr && q.sq.ci != q.sq.pi {
 		t.Errorf("state %d, %d of %d sends are over", q.attr.state, q.sq.ci, q.sq.pi)

@@ -17,7 +17,10 @@ type holedDMA struct {
 	readOnly [][2]uint64
 	reads    int
 	writes   int
+	ended    bool // the process
 }
+
+func (h *holedDMA) Gone() bool { return h.ended }
 
 func overlap(rs [][2]uint64, addr, n uint64) bool {
 	return slices.ContainsFunc(rs, func(r [2]uint64) bool { return addr < r[0]+r[1] && r[0] < addr+n })

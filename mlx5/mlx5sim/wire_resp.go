@@ -439,7 +439,9 @@ func (q *qp) answerReads(limit uint32) {
 			// The memory went away between the request and now.
 			psn := (j.psn + j.next) & psnMask
 			r.jobs.n = 0
-			q.sendAck(nakOf(s), psn)
+			if s != synRemOp || !q.file.gone() {
+				q.sendAck(nakOf(s), psn)
+			}
 			q.accessError(s)
 			return
 		}
