@@ -27,8 +27,12 @@ type memNet struct {
 	reorder float64 // share of packets that take up to 300 ms longer
 	// filter, if set, decides about each packet; false loses it.
 	filter func(from, to netip.AddrPort, b []byte) bool
-	sent   map[kind]int
-	keyed  bool // whether start gives a key
+	// script, if set, decides instead of all that: after which times copies of
+	// message n arrive, counted from 0 in the order of sending.
+	script  func(n int) []time.Duration
+	written int
+	sent    map[kind]int
+	keyed   bool // whether start gives a key
 }
 
 func newMemNet(seed uint64) *memNet {
@@ -89,6 +93,13 @@ func (c *memConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if len(b) > 5 {
 		m.sent[kind(b[5])]++
 	}
+	if m.script != nil {
+		m.written++
+		for _, delay := range m.script(m.written - 1) {
+			m.deliver(packet{c.addr, append([]byte(nil), b...)}, to, delay)
+		}
+		return len(b), nil
+	}
 	if m.filter != nil && !m.filter(c.addr, to, b) || m.rng.Float64() < m.loss {
 		return len(b), nil
 	}
@@ -102,20 +113,24 @@ func (c *memConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 		if m.rng.Float64() < m.reorder {
 			delay += time.Duration(m.rng.IntN(300)) * time.Millisecond
 		}
-		time.AfterFunc(delay, func() {
-			m.mu.Lock()
-			dst := m.ports[to]
-			m.mu.Unlock()
-			if dst == nil {
-				return
-			}
-			select {
-			case dst.in <- p:
-			default: // the receive buffer is full
-			}
-		})
+		m.deliver(p, to, delay)
 	}
 	return len(b), nil
+}
+
+func (m *memNet) deliver(p packet, to netip.AddrPort, delay time.Duration) {
+	time.AfterFunc(delay, func() {
+		m.mu.Lock()
+		dst := m.ports[to]
+		m.mu.Unlock()
+		if dst == nil {
+			return
+		}
+		select {
+		case dst.in <- p:
+		default: // the receive buffer is full
+		}
+	})
 }
 
 // kill takes c off the network, whose user need not notice.
