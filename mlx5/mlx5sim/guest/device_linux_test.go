@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -58,4 +59,21 @@ func TestCallsThatNameFiles(t *testing.T)         { newRunner(t).ok(scenario("ca
 func TestNonsenseIsAnsweredByErrors(t *testing.T) { newRunner(t).ok(scenario("hostile")) }
 func TestCommandsRunOnceUnderSignals(t *testing.T) {
 	newRunner(t).ok(scenario("signals"))
+}
+
+// BenchmarkGuest measures what calls take in a program: a verbs command with an
+// answer (ALLOC_PD), an open and close that is none of ours, and a call that the
+// filter lets pass. One iteration is each of them once.
+func BenchmarkGuest(b *testing.B) {
+	r := newRunner(b)
+	r.ok(scenario("bench", strconv.Itoa(b.N)))
+	f := strings.Fields(r.out.String())
+	for i := 0; i+1 < len(f); i += 2 {
+		ns, err := strconv.ParseFloat(f[i+1], 64)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(ns, "ns/"+f[i])
+	}
+	b.ReportMetric(0, "ns/op")
 }

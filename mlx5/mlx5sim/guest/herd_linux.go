@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,15 @@ func (h *herd) add(pid int) {
 	h.mu.Lock()
 	h.main = pid
 	h.mu.Unlock()
+}
+
+// signal sends sig to the program, if it has not ended.
+func (h *herd) signal(sig syscall.Signal) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.main != 0 {
+		unix.Kill(h.main, sig)
+	}
 }
 
 // wait waits for the program and returns how it ended.

@@ -112,13 +112,17 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, program string, t *
 func attend(ctx context.Context, cfg *Config, h *herd, l *launched, served chan error, ended <-chan Exit) (Exit, error) {
 	var exit Exit
 	var failed error
+	signals := cfg.Signals
 	for done := false; !done; {
 		select {
 		case exit = <-ended:
 			done = true
-		case sig := <-cfg.Signals:
+		case sig, open := <-signals:
 			if n, ok := sig.(syscall.Signal); ok {
-				unix.Kill(l.pid, n)
+				h.signal(n)
+			}
+			if !open {
+				signals = nil
 			}
 		case <-ctx.Done():
 			failed = context.Cause(ctx)
@@ -139,18 +143,16 @@ func attend(ctx context.Context, cfg *Config, h *herd, l *launched, served chan 
 	}
 	timer := time.NewTimer(cfg.Linger)
 	defer timer.Stop()
-	for {
-		select {
-		case err := <-served: // nobody is left
-			served <- nil
-			return exit, err
-		case <-cfg.Signals:
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		h.killAll()
-		return exit, nil
+	select {
+	case err := <-served: // nobody is left
+		served <- nil
+		return exit, err
+	case <-signals:
+	case <-ctx.Done():
+	case <-timer.C:
 	}
+	h.killAll()
+	return exit, nil
 }
 
 // raiseLimit lets process pid have descriptors below n, if it may.

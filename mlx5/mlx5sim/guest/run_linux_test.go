@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,13 +32,13 @@ const patience = 2 * time.Minute
 
 // runner runs programs against devices.
 type runner struct {
-	t    *testing.T
+	t    testing.TB
 	devs []*mlx5sim.Device
 	log  syncBuffer // of the supervisor
 	out  syncBuffer // of the programs
 }
 
-func newRunner(t *testing.T) *runner {
+func newRunner(t testing.TB) *runner {
 	t.Helper()
 	leakcheck.Check(t)
 	return &runner{t: t, devs: newDevices(t, 2)}
@@ -242,15 +243,22 @@ func init() {
 		}
 		return nil
 	}
-	// supervise runs its arguments and prints nothing of its own.
+	// supervise runs its arguments, and fails as they do.
 	scenarios["supervise"] = func(args []string) error {
-		d, err := mlx5sim.New(mlx5sim.InProcess(), mlx5sim.WithName("mlx5_0"))
-		if err != nil {
-			return err
+		var devs []*mlx5sim.Device
+		for i := range 2 {
+			d, err := mlx5sim.New(mlx5sim.InProcess(), mlx5sim.WithName(fmt.Sprintf("mlx5_%d", i)))
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			devs = append(devs, d)
 		}
-		defer d.Close()
 		os.Unsetenv(scenarioVar)
-		_, err = Run(context.Background(), Config{Devices: []*mlx5sim.Device{d}, Args: args, Stdout: os.Stdout, Reap: true})
+		exit, err := Run(context.Background(), Config{Devices: devs, Args: args, Stdout: os.Stdout, Stderr: os.Stderr, Reap: true})
+		if exit.Status != 0 {
+			err = errors.Join(err, fmt.Errorf("%v ended with %d", args, exit.Status))
+		}
 		return err
 	}
 }
@@ -316,5 +324,38 @@ func TestOrphansAreAdopted(t *testing.T) {
 	}
 	if err := ended(orphan); err != nil {
 		t.Error(err)
+	}
+}
+
+// Whoever runs the tests as root runs one program without any right.
+func TestNobodyMayRunPrograms(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can become nobody; all other tests run without root here")
+	}
+	newRunner(t).ok(Config{Args: []string{"true"}}) // or skip
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nobody can read neither the test's binary nor its temporary directories.
+	dir, err := os.MkdirTemp("/tmp", "nobody")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer os.RemoveAll(dir)
+	copied := filepath.Join(dir, "guest.test")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(copied, b, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(copied, "env", scenarioVar+"=close", copied)
+	cmd.Env = append(os.Environ(), scenarioVar+"=supervise", "TMPDIR=/tmp")
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -206,6 +207,36 @@ func init() {
 				fmt.Println("going")
 			}
 		}
+	}
+	scenarios["bench"] = func(args []string) error {
+		n, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		if err := open(); err != nil {
+			return err
+		}
+		for _, b := range []struct {
+			name string
+			f    func() error
+		}{
+			{"command", func() error { _, err := fd.allocPD(); return err }},
+			{"open", func() error {
+				fd, err := unix.Open("/dev/null", unix.O_RDONLY, 0)
+				unix.Close(fd)
+				return err
+			}},
+			{"getppid", func() error { unix.Getppid(); return nil }},
+		} {
+			start := time.Now()
+			for range n {
+				if err := b.f(); err != nil {
+					return err
+				}
+			}
+			fmt.Println(b.name, time.Since(start).Nanoseconds()/int64(n))
+		}
+		return nil
 	}
 	scenarios["massacre"] = func([]string) error {
 		for range 12 {

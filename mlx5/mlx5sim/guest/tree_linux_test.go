@@ -11,7 +11,7 @@ import (
 	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim"
 )
 
-func newDevices(t *testing.T, n int) []*mlx5sim.Device {
+func newDevices(t testing.TB, n int) []*mlx5sim.Device {
 	t.Helper()
 	fab := mlx5sim.NewFabric()
 	var devs []*mlx5sim.Device
