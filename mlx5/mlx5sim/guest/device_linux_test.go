@@ -55,6 +55,16 @@ func TestProgramThatDiesLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestDaemonKeepsItsParentsDevice(t *testing.T) {
+	r := newRunner(t)
+	cfg := scenario("daemon")
+	cfg.Linger = patience
+	r.ok(cfg)
+	if got := r.history(); !strings.HasPrefix(got, "o|") || r.out.String() != "" {
+		t.Errorf("%s\n%s\n%s", got, r.out.String(), r.log.String())
+	}
+}
+
 func TestCallsThatNameFiles(t *testing.T)         { newRunner(t).ok(scenario("calls")) }
 func TestNonsenseIsAnsweredByErrors(t *testing.T) { newRunner(t).ok(scenario("hostile")) }
 func TestCommandsRunOnceUnderSignals(t *testing.T) {

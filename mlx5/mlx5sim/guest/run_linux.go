@@ -79,7 +79,12 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, program string, t *
 	ended := make(chan Exit, 1)
 	go func() { ended <- h.wait(l.pid) }()
 	raiseLimit(l.pid, s.hi)
-	if err := s.listen(l.listener); err != nil {
+	// Until it is served, the program does not get far: its loader opens files.
+	err = probe(l.pid)
+	if err == nil {
+		err = s.listen(l.listener)
+	}
+	if err != nil {
 		unix.Close(l.listener)
 		h.killAll()
 		<-ended
@@ -153,6 +158,17 @@ func attend(ctx context.Context, cfg *Config, h *herd, l *launched, served chan 
 	}
 	h.killAll()
 	return exit, nil
+}
+
+// probe says whether the memory of process pid can be reached.
+func probe(pid int) error {
+	var b [1]byte
+	local := [1]unix.Iovec{{Base: &b[0], Len: 1}}
+	_, err := unix.ProcessVMReadv(pid, local[:], []unix.RemoteIovec{{Base: 4096, Len: 1}}, 0)
+	if err == unix.EPERM || err == unix.ENOSYS {
+		return fmt.Errorf("%w: process_vm_readv: %w (seccomp, or kernel.yama.ptrace_scope above 1, or a program that may not be read)", ErrUnavailable, err)
+	}
+	return nil // most likely EFAULT
 }
 
 // raiseLimit lets process pid have descriptors below n, if it may.

@@ -327,6 +327,14 @@ func TestOrphansAreAdopted(t *testing.T) {
 	}
 }
 
+func TestProbeOfWhatCannotForbid(t *testing.T) {
+	for name, pid := range map[string]int{"this process": os.Getpid(), "none": 1<<22 + 1} {
+		if err := probe(pid); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // Whoever runs the tests as root runs one program without any right.
 func TestNobodyMayRunPrograms(t *testing.T) {
 	if os.Getuid() != 0 {

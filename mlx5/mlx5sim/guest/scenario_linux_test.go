@@ -195,6 +195,35 @@ func init() {
 			closeIt, mark,
 			func() error { stdin.Close(); return child.Wait() }, mark)
 	}
+	// heir gives commands on its descriptor 3 until it may.
+	scenarios["heir"] = func([]string) error {
+		for i := 0; ; i++ {
+			_, err := deviceFD(3).allocPD()
+			if i == 0 {
+				if !errors.Is(err, unix.EINVAL) {
+					return fmt.Errorf("command beside the owner: %v, want EINVAL", err)
+				}
+				os.Stdout.Close() // the owner may go
+			}
+			if err == nil {
+				return mark()
+			}
+			nanosleep(time.Millisecond)
+		}
+	}
+	scenarios["daemon"] = func([]string) error {
+		child := scenarioSelf("heir")
+		return steps(open, func() error {
+			n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			child.ExtraFiles = []*os.File{os.NewFile(uintptr(n), "uverbs0")}
+			out, err2 := child.StdoutPipe()
+			if err := errors.Join(err, err2, child.Start()); err != nil {
+				return err
+			}
+			_, err = io.Copy(io.Discard, out)
+			return err
+		})
+	}
 	scenarios["calls"] = fileCalls
 	scenarios["hostile"] = nonsense
 	scenarios["signals"] = interrupted
