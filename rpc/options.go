@@ -96,7 +96,9 @@ func WithRingDepth(n int) Option { return func(o *options) { o.ringDepth = n } }
 // credits sessions: 64 by default, 32768 at most, with a window and a credit
 // of 1. With fewer than twice the window, datagrams that are no requests
 // (confirmations of large messages, retransmissions) have no buffers of their
-// own: when all sessions are busy at once some are lost, and sent again.
+// own: when all sessions are busy at once some are lost, and sent again. With
+// three times the window or more, messages may go in several datagrams, see
+// WithLargeThreshold.
 func WithCredits(n int) Option { return func(o *options) { o.credits = max(n, 1) } }
 
 // WithWorkers sets how many goroutines are kept ready for the handlers of

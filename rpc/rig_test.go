@@ -20,6 +20,7 @@ const patience = 60 * time.Second
 type rig struct {
 	testing.TB
 	fabric   *mlx5sim.Fabric
+	devices  []*mlx5sim.Device
 	srv, cli *Endpoint
 	ctx      context.Context
 }
@@ -54,6 +55,7 @@ func (r *rig) device() *uverbs.Context {
 	if err != nil {
 		r.Fatal(err)
 	}
+	r.devices = append(r.devices, dev)
 	r.Cleanup(func() { dev.Close() })
 	c, err := dev.Verbs().Open()
 	if err != nil {

@@ -110,7 +110,7 @@ parse() {
 		--two-guests) two_guests=1 ;;
 		--again) again=1 ;;
 		--figures) figures=1 tools=1 ;;
-		--crossing) figures=1 crossing="--crossing --rounds 11" ;;
+		--crossing) figures=1 crossing=--crossing ;;
 		--keep) keep=1 ;;
 		--update) update=1 ;;
 		-h | --help)

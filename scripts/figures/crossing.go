@@ -64,6 +64,13 @@ func crossings(m *machine, rounds int, w io.Writer) error {
 				return err
 			}
 			fmt.Fprintf(w, "round %d, threshold %d: %d sent again (%.1fs)\n", round+1, threshold, again, time.Since(begin).Seconds())
+			for _, underWay := range crossingWindow {
+				fmt.Fprintf(w, "  %d under way:", underWay)
+				for _, parts := range crossingParts {
+					fmt.Fprintf(w, " %.1f", us[key{underWay, parts}][way][round])
+				}
+				fmt.Fprintln(w)
+			}
 		}
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

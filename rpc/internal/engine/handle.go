@@ -34,8 +34,8 @@ func (h *Handle) Type() uint8 { return h.sl.typ }
 // Session returns the server's end of the session.
 func (h *Handle) Session() *Session { return h.sl.s }
 
-// Data returns the request, in place: in the receive ring, or where it was
-// pulled to.
+// Data returns the request, in place: in the receive ring, or where it was put
+// together or pulled to.
 func (h *Handle) Data() []byte { return h.data }
 
 // Buf returns the buffer that a large request was pulled to, which is the
