@@ -131,6 +131,19 @@
 // the side that gives up and ErrSessionClosed at the other, in the last case only
 // the message, with ErrReadFailed. Connect works again at once.
 //
+// # Congestion
+//
+// A session has at most a window of requests in the network, 8 by default. Where
+// many clients send to one server at once, that may still be more than switches
+// buffer; WithCongestionControl makes each session slow down by the delays that it
+// sees: [congestion.Swift], or a controller of one's own. It is off by default.
+// What clients send as requests is paced; answers follow them, and RDMA READs are
+// asked for by whoever receives them, a bounded number at a time. Requests that
+// wait for their turn are in the session's backlog, so that deadlines, Abort and
+// Close end them as any other. Slow handlers and busy loops are no congestion: the
+// server says how long it had a request. Session.Stats tells a session's pace,
+// Stats how many requests were paced; rpctest.Incast tries a controller out.
+//
 // # What peers can read
 //
 // A process that has a session with an endpoint, and whose software need not be

@@ -34,6 +34,48 @@
 // whoever receives them asks for them, a bounded number of bounded chunks at a
 // time.
 //
+// # Why Swift
+//
+// eRPC has Timely (Mittal et al., SIGCOMM 2015), which follows the gradient of the
+// round trip with a rate. It must know the link's rate, which Soft-RoCE does not
+// have, and has a smallest rate below which many senders cannot go; where its
+// rates settle depends on where they begin (Zhu et al., CoNEXT 2016). Swift has a
+// target, so sessions that share a queue come to equal shares, and scales with
+// the round trip down to a small fraction of a request. Both are after RTTs of
+// tens of microseconds; both need nothing of the switches.
+//
+// # What it does
+//
+// In rpctest.Incast, 100 clients with 8 requests of 4000 bytes each against one
+// server at 25 Gbit/s, through a switch port with 1 MiB of buffer, after 30 ms:
+//
+//	                     without         with Swift's defaults
+//	queue, median        1018 KiB        131-195 KiB
+//	queue, longest       1023 KiB        229-368 KiB
+//	lost                 27 in 30 ms     none
+//	goodput              97.5 %          96-97.5 % (97.5 is all that headers leave)
+//	fairness (Jain)      0.94            0.99-1.00
+//
+// and where all clients wait for the slowest before they send again, after 100 ms:
+//
+//	goodput              2 %             75 %
+//	lost                 1660 in 100 ms  none
+//
+// The first windows of 100 sessions that begin together overflow the buffer
+// either way (541 datagrams lost): nobody knows of the others yet.
+//
+// # What it costs
+//
+// An uncongested session passes by all of it: one comparison for an answer, and a
+// reading of the clock per burst at either end, where the loop is driven by hand.
+// With engines ring to ring on one goroutine, 32 bytes, 1 / 8 / 32 outstanding: 171
+// / 107 / 101 ns for an RPC without, 229 / 128 / 120 ns with it (best of 25 on a busy
+// machine; eRPC on a like one 111 / 79 / 81 and 178 / 94 / 120 ns).
+//
+// It was not tried on a network of hardware. Windows of 8 datagrams keep most
+// networks from overflowing without it, and the target is a property of the
+// network; so package rpc has it off unless it is asked for.
+//
 // # Times
 //
 // Times are time.Duration, those called Now of the endpoint's clock, which never

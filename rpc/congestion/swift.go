@@ -166,9 +166,12 @@ func (c *SwiftController) gap() time.Duration {
 	if c.window >= c.max {
 		return 0
 	}
-	return time.Duration(float64(max(c.rtt, minRTT)) / c.window)
+	return time.Duration(min(float64(max(c.rtt, minRTT))/c.window, float64(maxGap)))
 }
 
-// minRTT bounds the round trip from below: a delay of 0 is one that was not
-// seen.
-const minRTT = time.Microsecond
+const (
+	// minRTT bounds the round trip from below: a delay of 0 is one that was not
+	// seen.
+	minRTT = time.Microsecond
+	maxGap = time.Hour
+)

@@ -85,6 +85,15 @@
 // server that finds one broken says so with KindBroken, at once and again
 // whenever a request that waits for it is repeated.
 //
+// # Congestion
+//
+// With Config.Congestion a client's session has a flow. It asks for the time that
+// the server has each request (byte 3 of the header), tells the session's
+// controller what the network's part of the round trip was, and holds calls in the
+// backlog until their turn, for which the session has a place in a timing wheel
+// of its own. When requests are posted, and answers, is what Stamp says; when they
+// arrived, no later than the last Receive with a burst that was not full.
+//
 // # Ownership of buffers
 //
 // A request's buffers belong to the engine from Start to the callback, which

@@ -8,9 +8,13 @@ import (
 	"github.com/rrppcc-go/rrppcc/rpc/congestion"
 )
 
-// controlOf returns a control of congestion for the simulated network: none, one
-// that sees congestion everywhere, or one that does anything at all.
+// controlOf returns a control of congestion for the simulated network: 0 none, 1
+// one that sees congestion everywhere, 2 one that does anything at all, 3 any of
+// these.
 func (s *sim) controlOf(kind int) congestion.Control {
+	if kind == 3 {
+		kind = s.rng.IntN(3)
+	}
 	switch kind {
 	case 1:
 		return congestion.Swift{Target: time.Microsecond, Range: -1}

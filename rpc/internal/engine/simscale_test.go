@@ -70,7 +70,7 @@ func TestSimulatedThousandsOfEndpoints(t *testing.T) {
 			nodes: nodes, sessions: 2 * nodes, calls: 5 * nodes, ring: 64,
 			loss: 0.02, dup: 0.02, late: 0.02, readFails: 0.01, stalls: 0.01, offers: 0.5,
 			abort: 0.05, deadline: 0.05, churn: 0.001, crashes: 0.02, partitions: 0.01, jumps: 0.005,
-			slowHandlers: 5 * ms,
+			slowHandlers: 5 * ms, congestion: 3,
 		}
 	}, func(s *sim) {
 		t.Logf("%d nodes, %d sessions, %d calls, %d of them ended well; %d nodes crashed and came back", len(s.nodes), len(s.pairs), s.ended, s.oks, s.crashed)
