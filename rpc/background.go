@@ -34,20 +34,28 @@ func (ep *Endpoint) HandleBackground(reqType uint8, fn Handler) {
 	ep.e.Handle(reqType, func(eh *engine.Handle) (msgbuf.Buf, error) {
 		h := ep.handleOf(eh, background)
 		if h.work == nil {
-			h.work = func() { ep.workers.serve(h) }
+			h.work = func() { ep.workers.serve(&h.job) }
+			h.run = h.answer
 		}
 		h.fn = fn
 		ep.deferred(h)
 		buf, err := eh.Defer()
-		ep.workers.start(h)
+		ep.workers.start(&h.job)
 		return buf, err
 	})
 }
 
-// workers are the goroutines of background handlers.
+// job is what a worker does: a request to answer, or to go on with.
+type job struct {
+	run  func() // does it
+	work func() // does it, and then others
+}
+
+// workers are the goroutines of background handlers and of Session.GoFunc.
 type workers struct {
-	keep    int32               // how many may wait for work
-	jobs    chan *RequestHandle // unbuffered: taken by who waits for work, at once
+	keep    int32     // how many may wait for work
+	jobs    chan *job // unbuffered: taken by who waits for work, at once
+	over    bool      // of the loop: jobs is closed
 	waiting atomic.Int32
 	busy    atomic.Int32
 	closing atomic.Bool
@@ -56,30 +64,39 @@ type workers struct {
 
 func (w *workers) init(keep int) {
 	w.keep = int32(keep)
-	w.jobs = make(chan *RequestHandle)
+	w.jobs = make(chan *job)
 	w.idle = make(chan struct{}, 1)
 }
 
-// start gives h to a worker, or makes one. The caller is the loop.
-func (w *workers) start(h *RequestHandle) {
+// start gives j to a worker, or makes one. The caller is the loop.
+func (w *workers) start(j *job) {
 	w.busy.Add(1)
+	if w.over {
+		go j.work()
+		return
+	}
 	select {
-	case w.jobs <- h:
+	case w.jobs <- j:
 	default:
-		go h.work()
+		go j.work()
 	}
 }
 
-// serve is a worker: it answers h, and then waits for more unless enough others
-// do.
-func (w *workers) serve(h *RequestHandle) {
+// end lets the workers that wait go.
+func (w *workers) end() {
+	w.over = true
+	close(w.jobs)
+}
+
+// serve is a worker: it does j, and then waits for more unless enough others do.
+func (w *workers) serve(j *job) {
 	for ok := true; ok; {
-		h.answer()
+		j.run()
 		if w.waiting.Add(1) > w.keep {
 			w.waiting.Add(-1)
 			return
 		}
-		h, ok = <-w.jobs
+		j, ok = <-w.jobs
 		w.waiting.Add(-1)
 	}
 }

@@ -369,7 +369,7 @@ func (ep *Endpoint) close() error {
 	for i := 0; i < 4 && ep.failed.Load() == nil; i++ {
 		ep.poll()
 	}
-	close(ep.workers.jobs)
+	ep.workers.end()
 	ep.unwatch()
 	<-ep.watched
 	if ep.out > 0 {
@@ -384,6 +384,7 @@ func (ep *Endpoint) close() error {
 		c.stop()
 	}
 	ep.resting = nil
+	ep.workers.drain(ctx.Done()) // of Session.GoFunc, of requests that have just ended
 	err := ep.release()
 	var inUse *msgbuf.InUseError
 	switch {

@@ -37,9 +37,9 @@ type RequestHandle struct {
 	co *coroutine // of a suspendable handler
 
 	// Of a background handler.
-	fn   Handler
-	work func()     // serves this request, and then others
-	own  msgbuf.Buf // what Response gave
+	job
+	fn  Handler
+	own msgbuf.Buf // what Response gave
 }
 
 // Type returns the request type.

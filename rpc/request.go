@@ -17,7 +17,8 @@ type Request struct {
 	done chan struct{}  // closed (Go), or sent to (Call), when done
 	over atomic.Bool    // done
 	err  error          // written before over
-	fn   func(*Request) // Enqueue's callback
+	fn   func(*Request) // Enqueue's or GoFunc's
+	job  job            // GoFunc's
 	tag  uint64
 
 	aborted bool  // by Wait: an abort may still be in the submission queue
@@ -90,6 +91,10 @@ func finished(c *engine.Call) {
 	if r.fn != nil {
 		ep := r.sess.ep
 		r.over.Store(true)
+		if r.job.run != nil {
+			ep.workers.start(&r.job)
+			return
+		}
 		r.fn(r)
 		ep.recycle(r)
 		return

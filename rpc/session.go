@@ -118,6 +118,29 @@ func (s *Session) send(reqType uint8, req, resp msgbuf.Buf, lane int16) *Request
 	return r
 }
 
+// GoFunc is Go with a function to go on with: fn is called when the request is
+// done, on one of the goroutines that also run the handlers of HandleBackground,
+// where it may block in any way. Close of the endpoint waits for it as for those.
+func (s *Session) GoFunc(reqType uint8, req, resp msgbuf.Buf, fn func(*Request)) *Request {
+	ep := s.ep
+	r := &Request{done: make(chan struct{})}
+	r.prepare(s, reqType, req, resp, ep.deadline(context.Background()))
+	r.fn = fn
+	r.job.run = func() {
+		defer ep.workers.done()
+		close(r.done)
+		fn(r)
+	}
+	r.job.work = func() { ep.workers.serve(&r.job) }
+	if !ep.submit(op{kind: opStart, req: r}) {
+		r.err = ErrClosed
+		r.over.Store(true)
+		close(r.done)
+		go fn(r)
+	}
+	return r
+}
+
 // Enqueue sends a request from the goroutine that drives the endpoint: from a
 // handler or callback, or between two Polls. fn is called by the loop when the
 // request is done, with a Request that is valid until fn returns. It costs no

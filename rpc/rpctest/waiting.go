@@ -1,6 +1,7 @@
 package rpctest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"runtime"
@@ -278,6 +279,66 @@ var waitingTests = []test{
 		for _, r := range reqs {
 			e.must(e.wait(r))
 			e.same(r.Resp().Bytes(), twice(reversed(r.Req().Bytes())))
+		}
+	}},
+	{"ContinuationsRunOnWorkers", nil, func(e *env) {
+		// What goes on with a request may block in another one, many at a time,
+		// while the loop goes on.
+		ep, s := e.pair(rpc.WithWorkers(2))
+		e.run(ep)
+		const chains, length = 20, 10
+		var over sync.WaitGroup
+		over.Add(chains)
+		for c := range chains {
+			size := []int{16, 20_000}[c%2]
+			req, resp, inner := e.data(ep, random(size, uint32(c))), e.buf(ep, size), e.buf(ep, size)
+			left := length
+			var next func(r *rpc.Request)
+			next = func(r *rpc.Request) {
+				if err := r.Err(); err != nil || !bytes.Equal(r.Resp().Bytes(), reversed(req.Bytes())) {
+					e.Errorf("chain %d: %v", c, err)
+				}
+				if err := s.Call(e.ctx, TypeEcho, req, inner); err != nil || !bytes.Equal(inner.Bytes(), req.Bytes()) {
+					e.Errorf("chain %d, within: %v", c, err)
+				}
+				if left--; left == 0 {
+					over.Done()
+					return
+				}
+				s.GoFunc(TypeReverse, req, resp, next)
+			}
+			e.must(s.GoFunc(TypeReverse, req, resp, next).Wait(e.ctx))
+		}
+		e.within("the chains", func() error { over.Wait(); return nil })
+	}},
+	{"CloseWaitsForContinuations", nil, func(e *env) {
+		ep, s := e.pair()
+		e.run(ep)
+		var ran atomic.Int32
+		var reqs []*rpc.Request
+		for range 12 { // some in the backlog
+			reqs = append(reqs, s.GoFunc(TypeHold, e.data(ep, number(0)), e.buf(ep, 4), func(r *rpc.Request) {
+				if err := s.Call(e.ctx, TypeEcho, msgbuf.Buf{}, msgbuf.Buf{}); err == nil {
+					e.Error("Call while the endpoint closes")
+				}
+				r.Req().Free()
+				r.Resp().Free()
+				ran.Add(1)
+			}))
+		}
+		e.must(ep.Close())
+		if n := ran.Load(); n != 12 {
+			e.Errorf("%d of 12 continuations ran before Close was over", n)
+		}
+		for _, r := range reqs {
+			if err := r.Wait(e.ctx); !errors.Is(err, rpc.ErrSessionClosed) && !errors.Is(err, rpc.ErrClosed) {
+				e.Errorf("request of a closed endpoint: %v", err)
+			}
+		}
+		done := make(chan error)
+		s.GoFunc(TypeEcho, msgbuf.Buf{}, msgbuf.Buf{}, func(r *rpc.Request) { done <- r.Err() })
+		if err := <-done; !errors.Is(err, rpc.ErrClosed) {
+			e.Errorf("GoFunc on a closed endpoint: %v", err)
 		}
 	}},
 	{"FailuresOfHandlersThatWait", nil, func(e *env) {
