@@ -227,7 +227,7 @@ func (d *Device) nodeGUID() [8]byte {
 
 // Open implements kernel.Device.
 func (d *Device) Open() (kernel.File, error) {
-	f, err := d.open(newDirectDMA())
+	f, err := d.open(newDirectDMA(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -235,9 +235,10 @@ func (d *Device) Open() (kernel.File, error) {
 	return f, nil
 }
 
-// open makes a file whose memory dma reaches.
-func (d *Device) open(dma DMA) (*file, error) {
-	f := &file{dev: d, dma: dma, handles: make(map[uint32]object), events: make(map[int32]*eventFile)}
+// open makes a file whose memory dma reaches. fo is nil for a program of this
+// process.
+func (d *Device) open(dma DMA, fo *Foreign) (*file, error) {
+	f := &file{dev: d, dma: dma, foreign: fo, handles: make(map[uint32]object), events: make(map[int32]*eventFile)}
 	d.fab.mu.Lock()
 	defer d.fab.mu.Unlock()
 	if d.closed {

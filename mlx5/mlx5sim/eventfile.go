@@ -142,7 +142,44 @@ func (e *eventFile) shut() {
 	e.queue, e.head = nil, 0
 	close(e.done)
 	if e.sink != nil {
+		e.disown()
 		e.sink.Close()
+	}
+}
+
+// disown takes back what nobody will read any more, so that no object counts it
+// as reported: a library waits at destruction until it has seen as many. Caller
+// holds e.mu and fab.mu.
+func (e *eventFile) disown() {
+	f := e.file
+	if e.async && f.async != e {
+		return
+	}
+	for _, o := range f.handles {
+		switch o := o.(type) {
+		case *cq:
+			if e.async {
+				e.retract(o.user, &o.asyncEvents)
+			} else if o.channel == e {
+				e.retract(o.user, &o.compEvents)
+			}
+		case *qp:
+			if e.async {
+				e.retract(o.user, &o.asyncEvents)
+			}
+		case *srq:
+			if e.async {
+				e.retract(o.user, &o.asyncEvents)
+			}
+		}
+	}
+}
+
+// retract takes the unread events about element back from the sink, and out of
+// count. Caller holds e.mu.
+func (e *eventFile) retract(element uint64, count *uint32) {
+	if *count > 0 {
+		*count -= min(*count, uint32(max(e.sink.TakeBack(element), 0)))
 	}
 }
 
@@ -160,8 +197,8 @@ func (e *eventFile) takeBack(element uint64, count *uint32) uint32 {
 	}
 	clear(e.queue[len(kept):])
 	e.queue, e.head = kept, 0
-	if e.sink != nil && !e.closed && *count > 0 {
-		*count -= min(*count, uint32(max(e.sink.TakeBack(element), 0)))
+	if e.sink != nil && !e.closed {
+		e.retract(element, count)
 	}
 	return *count
 }

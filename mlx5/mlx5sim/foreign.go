@@ -76,8 +76,9 @@ type Foreign struct {
 	// Guarded by the fabric's mutex.
 	unmap   [][]byte  // pages of dead UARs, until nobody can be looking at them
 	offered EventSink // for the command that is executing
-	begun   int       // work requests and 4 KiB of data that were begun since Poll took the mutex
-	yielded []*qp     // whose SQ goes on when Poll has it again
+	inTurn  bool      // what is executed now was asked for by the program
+	begun   int       // work requests, and 4 KiB of data, of this turn
+	yielded []*qp     // whose SQ goes on in the next one
 }
 
 // errNeedSink ends a command that creates an event file before it has done
@@ -91,21 +92,23 @@ func (d *Device) OpenForeign(cfg ForeignConfig) (*Foreign, error) {
 	if cfg.Memory == nil || cfg.MapUAR == nil || cfg.UnmapUAR == nil || cfg.NewEvents == nil {
 		return nil, errors.New("mlx5sim: a field of ForeignConfig is nil")
 	}
-	f, err := d.open(cfg.Memory)
+	fo := &Foreign{cfg: cfg}
+	fo.pages.Store(new([]foreignPage))
+	f, err := d.open(cfg.Memory, fo)
 	if err != nil {
 		return nil, err
 	}
-	fo := &Foreign{cfg: cfg, f: f}
-	fo.pages.Store(new([]foreignPage))
-	f.foreign = fo
+	fo.f = f
 	return fo, nil
 }
 
-// Ioctl executes RDMA_VERBS_IOCTL. cmd is a copy of what the program's argument
-// points to, as long as its header says or shorter; handles, descriptors and
-// flags are written into it for the caller to copy back, whether or not there is
-// an error. The error is nil or a bare errno.
+// Ioctl executes RDMA_VERBS_IOCTL, after the doorbells that the program rang
+// before. cmd is a copy of what the program's argument points to, as long as its
+// header says or shorter; handles, descriptors and flags are written into it for
+// the caller to copy back, whether or not there is an error. The error is nil or a
+// bare errno.
 func (fo *Foreign) Ioctl(cmd []byte) error {
+	fo.Poll()
 	err := fo.ioctl(cmd, nil)
 	need, ok := err.(errNeedSink)
 	if !ok {
@@ -135,6 +138,8 @@ func (fo *Foreign) ioctl(cmd []byte, sink EventSink) error {
 	defer fab.mu.Unlock()
 	fo.offered = sink
 	defer func() { fo.offered = nil }()
+	fo.beginTurn()
+	defer fo.endTurn()
 	return fo.f.command(cmd)
 }
 

@@ -63,21 +63,25 @@ func (fo *Foreign) rung(u *uar, send bool, arm uint64) {
 	if f.closed || f.dev.closed || u.dead {
 		return
 	}
-	fo.begun = 0
+	fo.beginTurn()
+	defer fo.endTurn()
 	if send {
-		fo.sweepQPs(u)
+		fo.sweepQPs(u, false)
 	}
 	if arm != 0 {
 		fo.sweepCQs(u, uint32(arm>>32), uint32(arm)&0xffffff)
 	}
 }
 
-// sweepQPs looks at the doorbell records of all QPs that ring on u. What it
-// reads here only tells which of them to look at: by its turn a QP may have got
-// further than that.
-func (fo *Foreign) sweepQPs(u *uar) {
+// sweepQPs looks at the doorbell records of all QPs that ring on u, or of those
+// in ERR alone. What it reads here only tells which of them to look at: by its turn
+// a QP may have got further than that.
+func (fo *Foreign) sweepQPs(u *uar, inErr bool) {
 	r := fo.records()
 	for i, q := range u.qps {
+		if inErr && q.attr.state != stateErr {
+			continue
+		}
 		rec, ok := r.load(q.dbrec, i+1 < len(u.qps) && samePage(q.dbrec, u.qps[i+1].dbrec))
 		if !ok || uint16(be.Uint32(rec[dbSend:])) != uint16(q.sq.pi) || q.attr.state == stateErr && uint16(be.Uint32(rec[dbRecv:])) != uint16(q.rq.pi) {
 			q.rung()
@@ -92,6 +96,9 @@ const turnLimit = 4096
 // yields reports whether q's SQ is to wait for its program's next turn, and
 // counts what it is about to execute otherwise. Caller holds fab.mu.
 func (fo *Foreign) yields(q *qp) bool {
+	if !fo.inTurn {
+		return false // what packets and timers set off is little at a time
+	}
 	if fo.begun < turnLimit {
 		fo.begun++
 		return false
@@ -103,6 +110,11 @@ func (fo *Foreign) yields(q *qp) bool {
 	return true
 }
 
+// A turn is one time that the mutex is held for the program. Caller holds it.
+
+func (fo *Foreign) beginTurn() { fo.inTurn, fo.begun = true, 0 }
+func (fo *Foreign) endTurn()   { fo.inTurn = false }
+
 // moved counts n bytes of data to the turn.
 func (fo *Foreign) moved(n uint64) { fo.begun += int(n / pageSize) }
 
@@ -111,7 +123,8 @@ func (fo *Foreign) goOn() {
 	f := fo.f
 	f.dev.fab.mu.Lock()
 	defer f.dev.fab.mu.Unlock()
-	fo.begun = 0
+	fo.beginTurn()
+	defer fo.endTurn()
 	fo.again.Store(false)
 	qps := fo.yielded
 	fo.yielded = nil
@@ -153,11 +166,7 @@ func (fo *Foreign) flush() {
 		return
 	}
 	for _, u := range f.uars {
-		for _, q := range u.qps {
-			if q.attr.state == stateErr {
-				q.rung()
-			}
-		}
+		fo.sweepQPs(u, true)
 	}
 }
 

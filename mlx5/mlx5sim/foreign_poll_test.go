@@ -1,6 +1,7 @@
 package mlx5sim
 
 import (
+	"fmt"
 	"testing"
 )
 
@@ -240,5 +241,62 @@ func TestReceivesOfADeadQPAreFlushedWithoutDoorbell(t *testing.T) {
 	p.z.must(destroyCmd(p.z.user, objQP, p.qz.handle))
 	if n := p.z.fo.errQPs.Load(); n != 0 {
 		t.Errorf("%d QPs in ERR after destroying it", n)
+	}
+}
+
+// BenchmarkPollIdle is what looking at idle pages costs.
+func BenchmarkPollIdle(b *testing.B) {
+	for _, pages := range []int{1, 8, 512} {
+		b.Run(fmt.Sprintf("pages=%d", pages), func(b *testing.B) {
+			g := newGuest(b)
+			g.getContext()
+			for range pages {
+				g.allocUAR()
+			}
+			for b.Loop() {
+				g.fo.Poll()
+			}
+		})
+	}
+}
+
+// BenchmarkPollDoorbell is what one doorbell costs where so many QPs share a
+// page, of which one has something to do.
+func BenchmarkPollDoorbell(b *testing.B) {
+	for _, n := range []int{1, 60, 1000} {
+		b.Run(fmt.Sprintf("QPs=%d", n), func(b *testing.B) {
+			g := newGuest(b)
+			index, pd := g.setUp()
+			c := g.cq(index)
+			records := g.alloc(n * cacheLineBytes)
+			sq := g.alloc(16 * 64)
+			var q *qp
+			for i := range n {
+				g.top = userBase + 3<<20 // commands' buffers
+				cmd := g.must(g.createQPCmd(qpUD, pd, c.handle, qpCaps(8, 0, 1, 0, 0), qpUHW(sq, records+uint64(i)*cacheLineBytes, 16, 0, 0, 7, index)))
+				q = g.f.handles[uint32(dataWord(cmd, 0))].(*qp)
+				q.to(stateInit, stateRTR, stateRTS)
+			}
+			node := g.node()
+			for b.Loop() {
+				node.put(q, ctrl{op: opNOP})
+				g.ring(q)
+			}
+			if q.sq.ci == 0 || q.sq.ci != q.sq.pi {
+				b.Fatalf("ci %d, pi %d", q.sq.ci, q.sq.pi)
+			}
+		})
+	}
+}
+
+// TestCommandsComeAfterTheDoorbellsBeforeThem destroys a QP right after a
+// doorbell that nobody has looked for yet.
+func TestCommandsComeAfterTheDoorbellsBeforeThem(t *testing.T) {
+	p := newGuestPair(t)
+	p.na.put(p.qa, ctrl{op: opWrite}, segRAddr(p.mz.iova, p.mz.key), segInline([]byte("hello")))
+	p.a.bell(p.ia, uarBlueFlame0, p.qa.qpn)
+	p.a.run(destroyCmd(p.a.user, objQP, p.qa.handle))
+	if got := p.z.at(p.mz.start, 5); string(got) != "hello" {
+		t.Errorf("the peer has %q", got)
 	}
 }

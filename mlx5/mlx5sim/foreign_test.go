@@ -433,6 +433,12 @@ func TestForeignEventFilesThatClose(t *testing.T) {
 	ch, dead, async := g.channel(), g.channel(), g.asyncEvents()
 	c := g.cq(index, obj(attrCQChannel, uint32(ch.fd)))
 	o := g.cq(index, obj(attrCQChannel, uint32(dead.fd)))
+	g.locked(func() {
+		for range 5 {
+			c.notify()
+		}
+	})
+	ch.recs = ch.recs[2:] // read
 	g.fo.CloseEvents(ch.fd)
 	g.fo.CloseEvents(ch.fd)
 	g.fo.CloseEvents(-7)
@@ -448,6 +454,9 @@ func TestForeignEventFilesThatClose(t *testing.T) {
 	})
 	if !dead.closed || len(ch.recs) != 0 {
 		t.Errorf("closed %v, %d records", dead.closed, len(ch.recs))
+	}
+	if c.compEvents != 2 {
+		t.Errorf("%d events of the closed channel count as read, want those that were", c.compEvents)
 	}
 	g.want(syscall.EBADF, g.createCQCmd(15, cqUHW(g.alloc(1024), g.alloc(8), 64, cqUHWFlagUAR, index), obj(attrCQChannel, uint32(ch.fd))))
 	g.must(destroyCmd(g.user, objCQ, c.handle))

@@ -215,7 +215,6 @@ func (s *supervisor) ioctl(n *notif, fd int32, addr uint64) answer {
 		return fail(unix.EFAULT)
 	}
 	copy(cmd, header[:]) // the length that was checked is the one that counts
-	f.foreign.Poll()     // what was stored to the pages before the command comes before it
 	f.asking = n
 	err := f.foreign.Ioctl(cmd)
 	f.asking = nil
