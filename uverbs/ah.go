@@ -10,8 +10,8 @@ import (
 )
 
 // AH is an address handle: where a UD work request goes. It is immutable and
-// may be shared by goroutines; close it when no work request that names it is
-// in a queue.
+// may be shared by goroutines. Work requests that are posted hold the address
+// themselves: the handle may be closed while they are in a queue.
 type AH struct {
 	pd     *PD
 	drv    any

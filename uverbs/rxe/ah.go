@@ -3,28 +3,27 @@ package rxe
 import (
 	"net"
 
-	"github.com/rrppcc-go/rrppcc/internal/kernel"
 	"github.com/rrppcc-go/rrppcc/uverbs"
 	"github.com/rrppcc-go/rrppcc/uverbs/rxe/internal/abi"
 )
 
-// addressHandle is what uverbs.AH.Driver returns: the number by which work
-// requests name it, or, from kernels before 5.15, 0 and the address vector.
+// addressHandle is what uverbs.AH.Driver returns: the address vector that goes
+// into each work request.
+//
+// Since Linux 5.15 a request can name the kernel's handle instead. The kernel
+// looks at that when it gets to the request, in a thread of its own from 6.12 on;
+// when the handle is gone by then it breaks the QP, with all that is in it. A
+// vector in the request itself, which all kernels take, needs no handle any more.
 type addressHandle struct {
 	ctx *contextDriver
-	num uint32
 	av  abi.Rxe_av
 }
 
 func (d *contextDriver) CreateAH(attr *uverbs.AHAttr, issue func(uhwOut []byte) error) (any, error) {
-	resp := new(abi.Rxe_create_ah_resp)
-	if err := issue(kernel.Bytes(resp)); err != nil {
+	if err := issue(nil); err != nil {
 		return nil, err
 	}
-	ah := &addressHandle{ctx: d, num: resp.Ah_num}
-	if ah.num != 0 {
-		return ah, nil
-	}
+	ah := &addressHandle{ctx: d}
 	sgid, err := d.ctx.QueryGID(attr.Port, int(attr.SGIDIndex))
 	if err != nil {
 		return nil, err
@@ -37,8 +36,8 @@ func (d *contextDriver) CreateAH(attr *uverbs.AHAttr, issue func(uhwOut []byte) 
 	return ah, nil
 }
 
-// addressVector is what old kernels want in the WQE. They find the route by
-// the IP addresses alone.
+// addressVector is what the kernel wants in the WQE. It finds the route by the IP
+// addresses alone.
 func addressVector(attr *uverbs.AHAttr, sgid uverbs.GID) abi.Rxe_av {
 	av := abi.Rxe_av{
 		Port_num: attr.Port,
@@ -67,7 +66,7 @@ func socketAddress(g uverbs.GID) abi.Rxe_sockaddr {
 }
 
 // ownMAC returns the MAC address of the interface that gid is an address of, by
-// which old kernels know a packet to themselves; zero for another host's gid.
+// which the kernel knows a packet to itself; zero for another host's gid.
 func (d *contextDriver) ownMAC(gid uverbs.GID) (mac [6]uint8, err error) {
 	table, err := d.ctx.QueryGIDTable()
 	if err != nil {

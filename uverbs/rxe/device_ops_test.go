@@ -187,6 +187,37 @@ func TestDeviceUD(t *testing.T) {
 	t.Logf("%v to %v; the IPv4 header in the receive says %v to %v", a.gid.GID.Addr(), b.gid.GID.Addr(), src, dst)
 }
 
+func TestDeviceAddressHandleClosedBehindItsSends(t *testing.T) {
+	a, b := devices(t)
+	qa, qb := a.ud(nil), b.ud(nil)
+	attr := a.path(b)
+	for round := range 100 {
+		ah := must(a.pd.CreateAH(&attr))(t)
+		const burst = 8
+		for range burst {
+			b.recv(qb, uverbs.RecvWR{WRID: 1, SGList: []uverbs.SGE{b.mr.SGE(0, 140)}})
+		}
+		var wrs []uverbs.SendWR
+		for range burst {
+			wrs = append(wrs, uverbs.SendWR{WRID: 2, Opcode: uverbs.WRSend, Flags: sig, SGList: []uverbs.SGE{a.mr.SGE(0, 100)},
+				AH: ah, RemoteQPN: qb.QPN(), RemoteQKey: testQKey})
+		}
+		n, err := qa.PostSend(wrs)
+		if err := ah.Close(); n != burst || err != nil {
+			t.Fatal(n, err)
+		}
+		check(t, err)
+		for range burst {
+			a.want(2, uverbs.WCSuccess, uverbs.WCSend)
+		}
+		for range burst {
+			if wc := b.want(1, uverbs.WCSuccess, uverbs.WCRecv); wc.ByteLen != 140 {
+				t.Fatalf("round %d: %+v", round, wc)
+			}
+		}
+	}
+}
+
 func TestDeviceMulticast(t *testing.T) {
 	a, b := devices(t)
 	qa, qb := a.ud(nil), b.ud(nil)

@@ -58,7 +58,5 @@
 // # What it needs of the kernel
 //
 // rdma_rxe's ABI version 1 or 2: Linux 5.10 or newer on 64-bit machines. Linux
-// 6.1 and 6.12 were tested. Before 5.15, address handles have no number and
-// their address vector goes into each UD work request; that path is tested
-// against a simulated kernel alone.
+// 6.1 and 6.12 were tested.
 package rxe

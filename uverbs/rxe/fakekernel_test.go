@@ -20,9 +20,8 @@ import (
 // sees it. It executes nothing: tests look at the rings, and move the kernel's
 // indices. Its view of a ring is by byte offsets, apart from package abi.
 type fakeKernel struct {
-	t     testing.TB
-	abi   int
-	ahNum uint32 // what CREATE_AH answers
+	t   testing.TB
+	abi int
 
 	// fail answers a command with an errno instead, if not nil.
 	fail func(object, method uint16, write uint32) syscall.Errno
@@ -64,7 +63,7 @@ func (r fakeRing) complete(e kabi.Ib_uverbs_wc) {
 }
 
 func newFakeKernel(t testing.TB) *fakeKernel {
-	k := &fakeKernel{t: t, abi: 2, ahNum: 5, offset: uint64(os.Getpagesize()), rings: make(map[uint64]fakeRing), mapped: make(map[*byte]bool),
+	k := &fakeKernel{t: t, abi: 2, offset: uint64(os.Getpagesize()), rings: make(map[uint64]fakeRing), mapped: make(map[*byte]bool),
 		objects: make(map[uint32]uint16), nextFD: 10}
 	t.Cleanup(func() {
 		if len(k.mapped) != 0 {
@@ -303,7 +302,6 @@ func (k *fakeKernel) answerWrite(c command, write uint32) syscall.Errno {
 		put32(out, k.create(kabi.UVERBS_OBJECT_PD))
 	case kabi.IB_USER_VERBS_CMD_CREATE_AH:
 		put32(out, k.create(kabi.UVERBS_OBJECT_AH))
-		put32(c.buf(kabi.UVERBS_ATTR_UHW_OUT), k.ahNum)
 	case kabi.IB_USER_VERBS_CMD_MODIFY_QP:
 	case kabi.IB_USER_VERBS_CMD_POST_SEND:
 		if len(in) != 24 || u32(12) != 0 || u32(16) != 0 || u32(20) < 56 || len(out) != 4 {

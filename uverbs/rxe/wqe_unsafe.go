@@ -108,10 +108,7 @@ func (q *qp) writeSend(slot unsafe.Pointer, wr *uverbs.SendWR) error {
 			break
 		}
 		u := (*abi.Rxe_wr_ud)(unsafe.Pointer(&w.Wr.Wr))
-		u.Remote_qpn, u.Remote_qkey, u.Ah_num = wr.RemoteQPN, wr.RemoteQKey, ah.num
-		if ah.num == 0 {
-			u.Av = ah.av
-		}
+		u.Remote_qpn, u.Remote_qkey, u.Av = wr.RemoteQPN, wr.RemoteQKey, ah.av
 	case kindRDMA, kindRead:
 		w.Iova = wr.RemoteAddr
 		*(*abi.Rxe_wr_rdma)(unsafe.Pointer(&w.Wr.Wr)) = abi.Rxe_wr_rdma{Remote_addr: wr.RemoteAddr, Rkey: wr.RKey}

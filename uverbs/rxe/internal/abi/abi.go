@@ -7,12 +7,6 @@ type Mminfo struct {
 	Pad    uint32
 }
 
-// Rxe_create_ah_resp is struct rxe_create_ah_resp.
-type Rxe_create_ah_resp struct {
-	Ah_num   uint32 // 0: the kernel wants the address vector in the WQE
-	Reserved uint32
-}
-
 // Rxe_create_cq_resp is struct rxe_create_cq_resp, and has the layout of
 // struct rxe_resize_cq_resp.
 type Rxe_create_cq_resp struct {
@@ -123,9 +117,9 @@ type Rxe_wr_ud struct {
 	Remote_qkey uint32
 	Pkey_index  uint16
 	Reserved    uint16
-	Ah_num      uint32
+	Ah_num      uint32 // of the kernel's address handle; 0: Av
 	Pad         [4]uint32
-	Av          Rxe_av // for kernels that gave no Ah_num
+	Av          Rxe_av
 }
 
 // Rxe_wr_mw is wr.mw of struct rxe_send_wr.

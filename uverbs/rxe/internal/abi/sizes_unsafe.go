@@ -5,7 +5,6 @@ import "unsafe"
 // The kernel's sizes; test abi_test.go compares every field with the header.
 var (
 	_ [16]byte  = [unsafe.Sizeof(Mminfo{})]byte{}
-	_ [8]byte   = [unsafe.Sizeof(Rxe_create_ah_resp{})]byte{}
 	_ [16]byte  = [unsafe.Sizeof(Rxe_create_cq_resp{})]byte{}
 	_ [32]byte  = [unsafe.Sizeof(Rxe_create_qp_resp{})]byte{}
 	_ [24]byte  = [unsafe.Sizeof(Rxe_create_srq_resp{})]byte{}
