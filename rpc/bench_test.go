@@ -3,6 +3,8 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,9 +70,9 @@ func (p *pump) run(n int) {
 // this goroutine, without Run.
 func BenchmarkEnqueue(b *testing.B) {
 	for _, bytes := range []int{32, 1024, 4000} {
-		for _, outstanding := range []int{1, 8} {
+		for _, outstanding := range []int{1, 8, 32} {
 			b.Run(fmt.Sprintf("%dB/%d", bytes, outstanding), func(b *testing.B) {
-				p := newPump(newRig(b), bytes, bytes, outstanding)
+				p := newPump(newRig(b, WithWindow(max(8, outstanding))), bytes, bytes, outstanding)
 				p.run(1000)
 				b.ReportAllocs()
 				b.ResetTimer()
@@ -136,6 +138,39 @@ func BenchmarkCall(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+		})
+	}
+}
+
+// BenchmarkCallers is blocking calls from many goroutines over one session; both
+// ends are run.
+func BenchmarkCallers(b *testing.B) {
+	for _, callers := range []int{1, 64, 1024} {
+		b.Run(fmt.Sprintf("32B/%d", callers), func(b *testing.B) {
+			r := newRig(b, WithWindow(64))
+			s := r.connect()
+			defer r.run(r.srv)()
+			defer r.run(r.cli)()
+			ctx := context.Background()
+			var wg sync.WaitGroup
+			var next atomic.Int64
+			bufs := make([][2]msgbuf.Buf, callers)
+			for i := range bufs {
+				bufs[i] = [2]msgbuf.Buf{r.buf(r.cli, 32), r.buf(r.cli, 32)}
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for _, buf := range bufs {
+				wg.Go(func() {
+					for next.Add(1) <= int64(b.N) {
+						if err := s.Call(ctx, rigEcho, buf[0], buf[1]); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
 		})
 	}
 }
