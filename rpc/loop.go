@@ -372,6 +372,7 @@ func (ep *Endpoint) deviceFailed(err error) {
 	ep.failed.Store(&err)
 	ep.log.Error("rpc: device failed", "endpoint", ep.id, "error", err)
 	ep.failAll(err)
+	ep.t.EndOffers(ep.e)
 	ep.e.Flushed() // ends what waited for its datagrams to be posted
 }
 
@@ -487,6 +488,9 @@ func (ep *Endpoint) sleepFor(ctx context.Context) {
 func (ep *Endpoint) settle() {
 	ep.now = ep.clock()
 	ep.runOps()
+	if ep.t != nil {
+		ep.t.EndOffers(ep.e)
+	}
 	ep.e.Flushed()
 }
 

@@ -221,12 +221,13 @@ func (f *thief) lookAlone() {
 	}
 }
 
-// next returns the next datagram of that kind; others are passed over.
-func (f *thief) next(kind engine.Kind) datagram {
+// next returns the next datagram of that kind about that request; others, such as
+// what is sent again, are passed over.
+func (f *thief) next(kind engine.Kind, slot uint8, seq uint32) datagram {
 	f.Helper()
 	for {
 		for i, d := range f.got {
-			if d.Kind == kind {
+			if d.Kind == kind && d.Slot == slot && d.Seq == seq {
 				f.got = f.got[i+1:]
 				return d
 			}

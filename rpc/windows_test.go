@@ -41,18 +41,18 @@ func newSpoils(r *rig) *spoils {
 	honest := newThief(r) // who does not confirm either, so that it stays offered
 	honest.join()
 	honest.say(engine.KindRequest, rigSecret, 0, 1, nil)
-	d := honest.next(engine.KindLargeResponse)
+	d := honest.next(engine.KindLargeResponse, 0, 1)
 	x.foreign = d.control(r)
 
 	x.say(engine.KindRequest, rigSecret, 1, 1, nil)
-	d = x.next(engine.KindLargeResponse)
+	d = x.next(engine.KindLargeResponse, 1, 1)
 	x.freed = d.control(r)
 	if s := x.read(x.freed.Addr, x.freed.Len, x.freed.RKey); s != uverbs.WCSuccess {
 		r.Fatalf("a message that is offered: %v", s)
 	}
 	old := answers[len(answers)-1]
 	x.say(engine.KindRequest, rigSecret, 0, 1, nil)
-	d = x.next(engine.KindLargeResponse)
+	d = x.next(engine.KindLargeResponse, 0, 1)
 	x.mine, x.secret = d.control(r), answers[len(answers)-1]
 	x.say(engine.KindPulled, 0, 1, 1, nil)
 	for old.Valid() {
@@ -110,7 +110,7 @@ func TestThiefReadsNothingButItsOffers(t *testing.T) {
 		read("no key", func(x *spoils) (uint64, uint64, uint32) { return x.mine.Addr, 64, 0 }),
 		{"its offer, after the next request in its place", func(x *spoils) uverbs.WCStatus {
 			x.say(engine.KindRequest, rigSecret, 0, 2, nil)
-			d := x.next(engine.KindLargeResponse)
+			d := x.next(engine.KindLargeResponse, 0, 2)
 			if c := d.control(x.rig); x.read(c.Addr, c.Len, c.RKey) != uverbs.WCSuccess {
 				t.Error("the new offer cannot be read")
 			}
@@ -163,7 +163,7 @@ func TestThievingServerReadsNothingButItsOffers(t *testing.T) {
 		ended := new(error)
 		*ended = errNone
 		s.Enqueue(rigEcho, req, msgbuf.Buf{}, 0, func(q *Request) { *ended = q.Err() })
-		d := f.next(engine.KindLargeRequest)
+		d := f.next(engine.KindLargeRequest, 0, 1)
 		c := d.control(r)
 		if got := f.read(c.Addr, c.Len, c.RKey); got != uverbs.WCSuccess || !bytes.Equal(f.loot.Bytes()[:c.Len], req.Bytes()) {
 			t.Fatalf("a request that is offered: %v", got)
@@ -393,4 +393,32 @@ func TestWindowsAreSkippedWhereTheyProtectNothing(t *testing.T) {
 			t.Errorf("windows without %#x", drop)
 		}
 	}
+}
+
+// Requests under way end when the device fails, though it confirms nothing.
+func TestOffersEndWithTheDevice(t *testing.T) {
+	r := newRig(t)
+	s := r.connect()
+	over, req, resp := 0, r.buf(r.cli, 50_000), r.buf(r.cli, 50_000)
+	start := func(reqType uint8) {
+		s.Enqueue(reqType, req, resp, 0, func(q *Request) {
+			if over++; !errors.Is(q.Err(), ErrDevice) {
+				t.Error(q.Err())
+			}
+		})
+	}
+	start(rigHold) // which the server has pulled
+	r.poll(func() bool { return r.srv.e.Stats.Handled == 1 })
+	start(rigHold) // which is offered
+	for range 3 {
+		r.cli.Poll()
+	}
+	start(rigEcho) // which is to be
+	start(rigEcho)
+	r.cli.deviceFailed(errNone)
+	if over != 4 {
+		t.Errorf("%d of 4 requests have ended", over)
+	}
+	r.srv.Poll()
+	r.srv.deviceFailed(errNone)
 }

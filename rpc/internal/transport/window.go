@@ -175,14 +175,7 @@ func (t *Transport) WantWindows() int {
 // queues have room for.
 func (t *Transport) postOffers(e *engine.Engine, now int64) {
 	w := &t.win
-	for i := range e.Offers {
-		t.newOffer(&e.Offers[i])
-	}
-	e.Offers = e.Offers[:0]
-	for _, token := range e.Withdrawn {
-		t.withdraw(e, token)
-	}
-	e.Withdrawn = e.Withdrawn[:0]
+	t.EndOffers(e)
 	for _, c := range w.lost {
 		t.loseOffers(e, now, c)
 	}
@@ -201,6 +194,20 @@ func (t *Transport) postOffers(e *engine.Engine, now int64) {
 		t.batchOp(o)
 	}
 	t.postBatch()
+}
+
+// EndOffers takes the engine's offers and withdrawals over without posting
+// anything. Flush does it; an owner who does not flush any more, because the device
+// has failed, calls it when all peers are disconnected, and all offers end.
+func (t *Transport) EndOffers(e *engine.Engine) {
+	for i := range e.Offers {
+		t.newOffer(&e.Offers[i])
+	}
+	e.Offers = e.Offers[:0]
+	for _, token := range e.Withdrawn {
+		t.withdraw(e, token)
+	}
+	e.Withdrawn = e.Withdrawn[:0]
 }
 
 func (t *Transport) newOffer(eo *engine.Offer) {
