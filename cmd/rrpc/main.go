@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/rrppcc-go/rrppcc/mlx5/mlx5sim/guest"
 )
 
 const usage = `rrpc: RDMA RPC in pure Go
@@ -65,6 +67,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return hello(ctx, args[1:], stdin, stdout, stderr)
 	case "sim":
 		return sim(ctx, args[1:], stdin, stdout, stderr)
+	case simGuard:
+		return guest.Guard(stdin)
 	case "devices":
 		return devices(args[1:], stdout, stderr)
 	case "help", "-h", "-help", "--help":

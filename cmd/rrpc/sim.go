@@ -32,6 +32,10 @@ const (
 	exitNotFound      = 127 // there is no such program
 )
 
+// simGuard is the command that rrpc sim starts itself, to kill the program's
+// processes should it be killed.
+const simGuard = "sim-guard"
+
 const (
 	// killGrace is how long the program may take to end after it was asked to.
 	killGrace = 5 * time.Second
@@ -252,7 +256,7 @@ func captureName(file, name string, n int) string {
 // runGuest runs the program, with this process's standard files and signals.
 func runGuest(ctx context.Context, f *simFlags, devs []*mlx5sim.Device, args []string, stdin io.Reader, stdout, stderr io.Writer) (guest.Exit, error) {
 	v := deviceFlags{verbose: f.verbose}
-	cfg := guest.Config{Devices: devs, Args: args, Linger: f.linger, Reap: true, Log: v.logger(stderr)}
+	cfg := guest.Config{Devices: devs, Args: args, Linger: f.linger, Reap: true, Guard: []string{"/proc/self/exe", simGuard}, Log: v.logger(stderr)}
 	cfg.Stdin, _ = stdin.(*os.File)
 	var copies sync.WaitGroup
 	var ours []*os.File

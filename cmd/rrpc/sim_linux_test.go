@@ -177,6 +177,29 @@ func TestSignalsEndSimAndProgram(t *testing.T) {
 	}
 }
 
+func TestNothingOutlivesAKilledSim(t *testing.T) {
+	runSim(t, "--", "true") // or skip
+	t.Setenv("TMPDIR", t.TempDir())
+	cmd := simCommand("--", "sh", "-c", `(echo $PPID; while :; do :; done) & sh -c 'echo $$; while :; do :; done' & wait`)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for range 2 {
+		lines.Scan()
+	}
+	cmd.Process.Kill()
+	// All of them hold the pipe.
+	for lines.Scan() {
+		t.Error(lines.Text())
+	}
+	cmd.Wait()
+}
+
 func TestProgramThatDoesNotEndIsKilled(t *testing.T) {
 	for _, tt := range []struct {
 		name    string

@@ -33,8 +33,9 @@
 // or SIGKILL. The kernel tells by inotify, and of pipes by their error condition. A
 // program that dies in the middle of anything leaves nothing behind.
 //
-// When the supervisor dies, the kernel kills the program, and what its other
-// processes ask is answered with ENOSYS. When the program ends, what it left
+// When the supervisor dies, the kernel kills the program and the guard
+// ([Config.Guard]) its other processes; what they ask until then is answered with
+// ENOSYS. When the program ends, what it left
 // behind is served for [Config.Linger] and then killed.
 // # Needs
 //
@@ -79,8 +80,9 @@
 //     instruction set (32 bits, x32) see the machine as it is, and so does
 //     io_uring.
 //   - Paths are compared as they are written, after "." and "..": symbolic links
-//     elsewhere that lead to the devices are not seen through, nor is chdir into
-//     the directories possible, nor are chroots known.
+//     elsewhere that lead to the devices are not seen through, chdir into the
+//     directories is not possible, and chroots are not known. /dev and /sys/class
+//     do not list them.
 //   - Commands by write(2), which rdma-core used before 2018, are not answered.
 //     There is no umad, no rdma_cm and no netlink.
 //   - While the process that opened a device lives, only it may give commands; its
@@ -95,9 +97,6 @@
 //     closes that, has it closed.
 //   - Device files get numbers below 1024 in the upper quarter; RLIMIT_NOFILE is
 //     raised to that if it is lower and may be raised.
-//   - If the supervisor is killed, processes of the program other than its first are
-//     not: in calls they get ENOSYS, from event files the end, and if they poll a
-//     queue, nothing.
 //
 // What the devices themselves do not model is in the documentation of mlx5sim.
 // The program's environment has RRPC_SIM set.

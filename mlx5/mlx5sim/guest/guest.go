@@ -46,6 +46,11 @@ type Config struct {
 	// caller must have no other child processes then, because Run waits for all.
 	Reap bool
 
+	// Guard is a command that does nothing but call the function [Guard] on its
+	// standard input; nil for none. It kills the program's processes when the
+	// supervisor dies, which without it happens to the first one alone.
+	Guard []string
+
 	// Log gets what is worth knowing about the programs; nil is silent.
 	Log *slog.Logger
 }

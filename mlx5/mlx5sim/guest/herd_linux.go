@@ -21,6 +21,7 @@ import (
 type herd struct {
 	reap   bool
 	marker string // NAME=VALUE
+	guard  int    // has the marker and is none of them; 0 if there is none
 
 	mu   sync.Mutex
 	main int // the program's pid; 0 once it was waited for, and may be another's
@@ -155,7 +156,7 @@ func (h *herd) members() []int {
 	ours := make(map[int]bool)
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err != nil || pid == self {
+		if err != nil || pid == self || pid == h.guard {
 			continue
 		}
 		parent, dead := parentOf(pid)

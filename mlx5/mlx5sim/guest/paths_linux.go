@@ -62,7 +62,8 @@ func (s *supervisor) openat2(n *notif, dirfd int32, addr, how, size uint64) answ
 
 func (s *supervisor) openName(n *notif, name string, flags uint64) answer {
 	if flags&unix.O_PATH != 0 {
-		return fail(unix.EOPNOTSUPP) // such a descriptor cannot be handed over
+		// Such a descriptor cannot be handed over. One that can do more serves, too.
+		flags &= unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC | unix.O_NOFOLLOW
 	}
 	if i := s.tree.device(name); i >= 0 {
 		switch {

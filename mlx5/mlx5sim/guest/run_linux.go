@@ -70,6 +70,11 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, program string, t *
 		return Exit{}, fmt.Errorf("guest: %w", err)
 	}
 	defer h.leave()
+	g, err := startGuard(cfg, h)
+	if err != nil {
+		return Exit{}, fmt.Errorf("guest: %w", err)
+	}
+	defer g.stop()
 	l, err := launch(cfg, program, h.env(cfg.Env), buildFilter(uint32(s.lo), uint32(s.hi)))
 	if err != nil {
 		return Exit{}, fmt.Errorf("guest: %w", err)

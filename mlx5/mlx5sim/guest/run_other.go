@@ -5,6 +5,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime"
 )
 
@@ -13,5 +14,12 @@ func Run(ctx context.Context, cfg Config) (Exit, error) {
 	if err := cfg.check(); err != nil {
 		return Exit{}, err
 	}
-	return Exit{}, fmt.Errorf("guest: %w: this is %s/%s, and Linux on amd64 or arm64 is needed", ErrUnavailable, runtime.GOOS, runtime.GOARCH)
+	return Exit{}, unavailable()
+}
+
+// Guard is not available here.
+func Guard(io.Reader) error { return unavailable() }
+
+func unavailable() error {
+	return fmt.Errorf("guest: %w: this is %s/%s, and Linux on amd64 or arm64 is needed", ErrUnavailable, runtime.GOOS, runtime.GOARCH)
 }

@@ -360,6 +360,14 @@ func fileCalls([]string) error {
 	names, err := os.ReadDir("/sys/class/infiniband")
 	want("readdir", fmt.Sprint(len(names), err), fmt.Sprint(2, nil))
 
+	for _, name := range []string{dev, "/sys/class/infiniband"} {
+		fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+		want("O_PATH of "+name, err, nil)
+		want("stat by it", unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH), nil)
+		want("type by it", st.Mode&unix.S_IFMT, map[bool]uint32{true: unix.S_IFCHR, false: unix.S_IFDIR}[name == dev])
+		unix.Close(fd)
+	}
+
 	_, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, netlinkRDMA)
 	want("netlink", err, unix.EPROTONOSUPPORT)
 
