@@ -32,29 +32,39 @@ func (u *uar) destroy() {
 // addQP makes q one of those that ring on u.
 func (u *uar) addQP(q *qp) {
 	u.refs++
-	i, _ := slices.BinarySearchFunc(u.qps, q, func(a, b *qp) int { return cmp.Compare(a.dbrec, b.dbrec) })
-	u.qps = slices.Insert(u.qps, i, q)
+	u.qps = slices.Insert(u.qps, byRecord(u.qps, q.dbrec, (*qp).recordAddr), q)
 }
 
 func (u *uar) dropQP(q *qp) {
 	u.refs--
-	if i := slices.Index(u.qps, q); i >= 0 {
-		u.qps = slices.Delete(u.qps, i, i+1)
+	i := byRecord(u.qps, q.dbrec, (*qp).recordAddr)
+	if k := slices.Index(u.qps[i:], q); k >= 0 {
+		u.qps = slices.Delete(u.qps, i+k, i+k+1)
 	}
 }
 
 // addCQ makes c one of those that are armed on u.
 func (u *uar) addCQ(c *cq) {
 	u.refs++
-	i, _ := slices.BinarySearchFunc(u.cqs, c, func(a, b *cq) int { return cmp.Compare(a.dbrec, b.dbrec) })
-	u.cqs = slices.Insert(u.cqs, i, c)
+	u.cqs = slices.Insert(u.cqs, byRecord(u.cqs, c.dbrec, (*cq).recordAddr), c)
 }
 
 func (u *uar) dropCQ(c *cq) {
 	u.refs--
-	if i := slices.Index(u.cqs, c); i >= 0 {
-		u.cqs = slices.Delete(u.cqs, i, i+1)
+	i := byRecord(u.cqs, c.dbrec, (*cq).recordAddr)
+	if k := slices.Index(u.cqs[i:], c); k >= 0 {
+		u.cqs = slices.Delete(u.cqs, i+k, i+k+1)
 	}
+}
+
+func (q *qp) recordAddr() uint64 { return q.dbrec }
+func (c *cq) recordAddr() uint64 { return c.dbrec }
+
+// byRecord is where the first queue stands, or would stand, whose doorbell record
+// is at addr.
+func byRecord[T any](queues []T, addr uint64, recordAddr func(T) uint64) int {
+	i, _ := slices.BinarySearchFunc(queues, addr, func(q T, addr uint64) int { return cmp.Compare(recordAddr(q), addr) })
+	return i
 }
 
 // newUAR adds a UAR page to f, a static one or one that becomes an object, in
