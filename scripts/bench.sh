@@ -56,7 +56,7 @@ trap 'rm -rf "$work"' EXIT
 # run PACKAGE REGEX [TIME] adds the results to the file, and shows them as they come.
 run() {
 	go test -run '^$' -bench "$2" -benchtime "${3:-$time}" -count "$count" -benchmem -timeout 60m "$1" |
-		grep --line-buffered -E '^(goos|goarch|pkg|cpu|Benchmark|FAIL|---|panic)' | tee -a "$out"
+		{ grep --line-buffered -E '^(goos|goarch|pkg|cpu|Benchmark|FAIL|---|panic)' || true; } | tee -a "$out"
 }
 
 echo "# $(go version), $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown), $(date -u +%F)"
