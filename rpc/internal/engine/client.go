@@ -339,8 +339,16 @@ func (s *Session) fromServer(h *Header, body []byte) {
 		e.Stats.DropMalformed++ // it had begun to answer with something else
 		return
 	}
-	if !sl.resent && sl.state == slotSent && h.Kind != KindPulled && h.Kind != KindMissing {
-		s.sampleRTT(e.now - sl.sentAt)
+	if sl.state == slotSent && h.Kind != KindPulled && h.Kind != KindMissing {
+		if !sl.resent {
+			s.sampleRTT(e.now - sl.sentAt)
+		} else if sl.backoff > s.rto {
+			// Which of the copies was answered nobody knows, so this measures
+			// nothing. If the timeout is shorter than the round trip there will be
+			// nothing else: so it stays as long as it has become here, until an
+			// answer to a request that was sent once measures it (RFC 6298, 5.7).
+			s.rto = sl.backoff
+		}
 	}
 	if h.Kind.answers() {
 		s.doubt &^= 1 << sl.index

@@ -239,7 +239,10 @@ func (e *Engine) Sessions(fn func(*Session)) {
 	}
 }
 
-// sampleRTT follows RFC 6298.
+// sampleRTT follows RFC 6298, with one difference: a full window measures so often
+// that the variance of a steady round trip goes to nothing, and then any stall of a
+// machine would have everything sent again. So a quarter of the round trip and the
+// shortest timeout are allowed for in any case.
 func (s *Session) sampleRTT(rtt int64) {
 	if rtt < 0 {
 		return
@@ -254,5 +257,5 @@ func (s *Session) sampleRTT(rtt int64) {
 		s.rttvar += (d - s.rttvar) / 4
 		s.srtt += (rtt - s.srtt) / 8
 	}
-	s.rto = min(max(s.srtt+4*s.rttvar, s.e.cfg.MinRTO), s.e.cfg.MaxRTO)
+	s.rto = min(s.srtt+max(4*s.rttvar, s.srtt/4, s.e.cfg.MinRTO), s.e.cfg.MaxRTO)
 }
