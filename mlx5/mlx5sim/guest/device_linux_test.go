@@ -65,6 +65,17 @@ func TestDaemonKeepsItsParentsDevice(t *testing.T) {
 	}
 }
 
+func TestRemovedDeviceCannotBeOpened(t *testing.T) {
+	r := newRunner(t)
+	if err := r.devs[0].Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.ok(scenario("gone"))
+	if got := r.history(); got != "|" {
+		t.Error(got)
+	}
+}
+
 func TestCallsThatNameFiles(t *testing.T)         { newRunner(t).ok(scenario("calls")) }
 func TestNonsenseIsAnsweredByErrors(t *testing.T) { newRunner(t).ok(scenario("hostile")) }
 func TestCommandsRunOnceUnderSignals(t *testing.T) {

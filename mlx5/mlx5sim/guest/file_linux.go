@@ -70,42 +70,13 @@ func (s *supervisor) openDevice(n *notif, i int, cloexec bool) answer {
 	return answer{val: int64(got)}
 }
 
-func (s *supervisor) newDeviceFile(i, tgid int, tid uint32) (theirs int, f *deviceFile, err error) {
-	f = &deviceFile{dev: i, fd: -1, watch: -1, caller: tid, mem: newMemory(tgid, int(tid)), pipes: make(map[int32]*eventPipe)}
-	theirs = -1
-	defer func() {
-		if err != nil {
-			if theirs >= 0 {
-				unix.Close(theirs)
-			}
-			s.release(f)
-		}
-	}()
-	if f.fd, err = unix.MemfdCreate(fmt.Sprintf("uverbs%d", i), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING); err != nil {
-		return -1, nil, fmt.Errorf("memfd: %w", err)
-	}
-	if err = unix.Ftruncate(f.fd, deviceBytes); err != nil {
-		return -1, nil, fmt.Errorf("memfd: %w", err)
-	}
-	// No program may cut it short below a page that the poller reads.
-	if _, err = unix.FcntlInt(uintptr(f.fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
-		return -1, nil, fmt.Errorf("seal memfd: %w", err)
-	}
-	var st unix.Stat_t
-	if err = unix.Fstat(f.fd, &st); err != nil {
+// newDeviceFile opens device i for thread tid of process tgid. theirs is the
+// description that the program gets.
+func (s *supervisor) newDeviceFile(i, tgid int, tid uint32) (theirs int, _ *deviceFile, err error) {
+	f := &deviceFile{dev: i, fd: -1, watch: -1, caller: tid, mem: newMemory(tgid, int(tid)), pipes: make(map[int32]*eventPipe)}
+	if theirs, err = s.makeDeviceFile(f); err != nil {
+		s.release(f)
 		return -1, nil, err
-	}
-	f.id = fileID{uint64(st.Dev), st.Ino}
-	ours := fmt.Sprintf("/proc/self/fd/%d", f.fd)
-	w, err := unix.InotifyAddWatch(s.inotify, ours, unix.IN_CLOSE)
-	if err != nil {
-		return -1, nil, fmt.Errorf("inotify: %w", err)
-	}
-	f.watch = int32(w)
-	// A description of its own, whose end is an event. (Recent kernels send none
-	// for the one that memfd_create made.)
-	if theirs, err = unix.Open(ours, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-		return -1, nil, fmt.Errorf("open memfd: %w", err)
 	}
 	f.foreign, err = s.devs[i].OpenForeign(mlx5sim.ForeignConfig{
 		Memory: f.mem,
@@ -116,10 +87,44 @@ func (s *supervisor) newDeviceFile(i, tgid int, tid uint32) (theirs int, f *devi
 		NewEvents: func(bool) (mlx5sim.EventSink, error) { return s.newEvents(f) },
 	})
 	if err != nil {
+		unix.Close(theirs)
+		s.release(f)
 		return -1, nil, err
 	}
 	s.files[f.id], s.watches[f.watch] = f, f
 	return theirs, f, nil
+}
+
+// makeDeviceFile makes the memfd of f, its watch, and the program's description of
+// it.
+func (s *supervisor) makeDeviceFile(f *deviceFile) (theirs int, err error) {
+	if f.fd, err = unix.MemfdCreate(fmt.Sprintf("uverbs%d", f.dev), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING); err != nil {
+		return -1, fmt.Errorf("memfd: %w", err)
+	}
+	if err := unix.Ftruncate(f.fd, deviceBytes); err != nil {
+		return -1, fmt.Errorf("memfd: %w", err)
+	}
+	// No program may cut it short below a page that the poller reads.
+	if _, err := unix.FcntlInt(uintptr(f.fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		return -1, fmt.Errorf("seal memfd: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil {
+		return -1, fmt.Errorf("memfd: %w", err)
+	}
+	f.id = fileID{uint64(st.Dev), st.Ino}
+	ours := fmt.Sprintf("/proc/self/fd/%d", f.fd)
+	w, err := unix.InotifyAddWatch(s.inotify, ours, unix.IN_CLOSE)
+	if err != nil {
+		return -1, fmt.Errorf("inotify: %w", err)
+	}
+	f.watch = int32(w)
+	// A description of its own, whose end is an event. (Recent kernels send none
+	// for the one that memfd_create made.)
+	if theirs, err = unix.Open(ours, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+		return -1, fmt.Errorf("open memfd: %w", err)
+	}
+	return theirs, nil
 }
 
 // release closes f and all that it has.

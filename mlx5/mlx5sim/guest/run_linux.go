@@ -80,6 +80,7 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, program string, t *
 		return Exit{}, fmt.Errorf("guest: %w", err)
 	}
 	h.add(l.pid)
+	s.listener = l.listener
 	defer l.release()
 	ended := make(chan Exit, 1)
 	go func() { ended <- h.wait(l.pid) }()
@@ -87,10 +88,9 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, program string, t *
 	// Until it is served, the program does not get far: its loader opens files.
 	err = probe(l.pid)
 	if err == nil {
-		err = s.listen(l.listener)
+		err = watch(s.epoll, s.listener, unix.EPOLLIN)
 	}
 	if err != nil {
-		unix.Close(l.listener)
 		h.killAll()
 		<-ended
 		return Exit{}, fmt.Errorf("guest: %w", err)

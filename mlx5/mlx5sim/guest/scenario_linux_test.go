@@ -224,6 +224,14 @@ func init() {
 			return err
 		})
 	}
+	scenarios["gone"] = func([]string) error {
+		for range 300 {
+			if _, err := openDevice(0, unix.O_CLOEXEC); err != unix.ENODEV {
+				return fmt.Errorf("open of a device that was removed: %v, want ENODEV", err)
+			}
+		}
+		return mark()
+	}
 	scenarios["calls"] = fileCalls
 	scenarios["hostile"] = nonsense
 	scenarios["signals"] = interrupted

@@ -97,7 +97,7 @@ func watch(epoll, fd int, events uint32) error {
 	return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
-// closeFDs closes what newSupervisor and listen opened.
+// closeFDs closes what newSupervisor opened, and the listener.
 func (s *supervisor) closeFDs() {
 	for _, fd := range []*int{&s.listener, &s.epoll, &s.changes, &s.inotify, &s.stop} {
 		if *fd >= 0 {
@@ -105,12 +105,6 @@ func (s *supervisor) closeFDs() {
 			*fd = -1
 		}
 	}
-}
-
-// listen takes over the filter's descriptor.
-func (s *supervisor) listen(listener int) error {
-	s.listener = listener
-	return watch(s.epoll, listener, unix.EPOLLIN)
 }
 
 // serve answers until no program is left that the filter holds for, or until
