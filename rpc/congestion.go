@@ -15,8 +15,8 @@ import (
 // asked, whatever their own setting. A session that meets no congestion is not
 // paced; it costs a reading of the clock per burst at either end. One that does
 // leaves its requests in the backlog until it is their turn, where deadlines and
-// Abort reach them, and its loop does not sleep when a turn is less than a
-// millisecond away.
+// Abort reach them. The loop does not sleep within a millisecond after a request
+// and before a paced one's turn.
 func WithCongestionControl(c congestion.Control) Option {
 	return func(o *options) { o.congestion = c }
 }

@@ -284,7 +284,7 @@ func (ep *Endpoint) spins(idle *spell) bool {
 	if idle.rounds++; idle.rounds == 1 {
 		idle.since = ep.now
 	}
-	if ep.opt.spin >= 0 && ep.now-idle.since >= int64(ep.opt.spin) && !ep.turnSoon() {
+	if ep.opt.spin >= 0 && ep.now-idle.since >= int64(ep.opt.spin) && !ep.attentive() {
 		return false
 	}
 	if idle.rounds%yieldEvery == 0 {
@@ -293,13 +293,18 @@ func (ep *Endpoint) spins(idle *spell) bool {
 	return true
 }
 
-// turnSpin is how long before a paced request's turn a loop does not go to sleep
-// any more: timers of the operating system come up to a millisecond late.
-const turnSpin = time.Millisecond
+// attention is how long before a paced request's turn, and after a request that
+// congestion control measures, a loop does not go to sleep: timers of the
+// operating system come up to a millisecond late, and what a wake-up takes cannot
+// be told from the network.
+const attention = time.Millisecond
 
-func (ep *Endpoint) turnSoon() bool {
+func (ep *Endpoint) attentive() bool {
+	if ep.opt.congestion == nil {
+		return false
+	}
 	at, ok := ep.e.NextTurn()
-	return ok && at-ep.now < int64(turnSpin)
+	return ok && at-ep.now < int64(attention) || ep.now-ep.e.Measured() < int64(attention)
 }
 
 func (ep *Endpoint) stopped() bool { return ep.stop.Load() }
@@ -344,7 +349,6 @@ func (ep *Endpoint) sleep(stop *atomic.Bool) {
 	}
 	ep.timer.Stop()
 	ep.posted = false
-	ep.e.Woke(ep.clock())
 }
 
 // watch turns completion events into wake-ups. It is the endpoint's one

@@ -19,8 +19,8 @@
 // when it last found its ring empty before the answer. So Delay is a lower bound:
 // what cannot be told from work, or from a process that did not get the
 // processor, is not taken for congestion, and slow handlers throttle nobody. The
-// bound is close where endpoints poll; after a sleep, at most 50 us of it count
-// as the wake-up.
+// bound is close where endpoints poll, so a loop with congestion control does not
+// sleep within a millisecond after a request.
 //
 // A timeout alone is no loss, since the handler may just be slow. When the answer
 // of a request that was sent again comes, the server's word tells which it was.

@@ -141,6 +141,7 @@ type Engine struct {
 	pace     *wheel // of sessions that wait for their turn; nil without congestion control
 	held     []heldTx
 	unposted []*clientSlot // requests in Tx that want to know when they are posted
+	measured int64         // when something of that was posted last
 
 	// Tx, Reads, Offers, Withdrawn and Released are what the owner has to do.
 	// Between two calls of Flushed it posts Tx, which Flushed empties, and takes
@@ -188,7 +189,7 @@ func New(cfg Config, now int64) *Engine {
 	if cfg.Burst <= 0 {
 		e.cfg.Burst = math.MaxInt
 	}
-	e.drained = now
+	e.drained, e.measured = now, math.MinInt64/2
 	e.wheel.init(now, false)
 	if cfg.Congestion != nil {
 		e.pace = new(wheel)

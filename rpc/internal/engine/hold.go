@@ -88,14 +88,16 @@ func (e *Engine) Stamp(now int64) {
 		}
 	}
 	e.held = e.held[:0]
+	if len(e.unposted) > 0 {
+		e.measured = now
+	}
 	for _, sl := range e.unposted {
 		sl.postedAt = now
 	}
 	e.unposted = e.unposted[:0]
 }
 
-// Woke tells that the owner slept until now. wakeAllowance of that may have
-// passed since what woke it; the rest was the network's.
-func (e *Engine) Woke(now int64) { e.drained = max(e.drained, now-wakeAllowance) }
-
-const wakeAllowance = 50_000
+// Measured returns when a request was posted last whose answer tells of the
+// network. An owner that sleeps meanwhile does not see that: what passed since it
+// polled last counts as its own time.
+func (e *Engine) Measured() int64 { return e.measured }

@@ -53,7 +53,7 @@ func (n *simNode) poll() {
 	n.polling++
 	defer n.account()
 	now := n.clock()
-	n.e.Woke(now)
+	n.e.Receive(now, nil) // it polls all the time, and has just found nothing
 	submit := n.submit
 	n.submit = nil
 	for _, fn := range submit {
