@@ -4,6 +4,8 @@
 #   scripts/bench.sh                     the figures of RPC
 #   scripts/bench.sh all                 the benchmarks of every layer
 #   scripts/bench.sh REGEX               those benchmarks, of every layer
+#   scripts/bench.sh sim                 the simulated ConnectX: what the oracles counted,
+#                                        and what its operations cost
 #
 #   --count N      how often each is run, 6 by default: benchstat wants that many
 #   --time T       how long each run takes, 0.3s by default (go test -benchtime)
@@ -35,7 +37,7 @@ while (($#)); do
 	--out) out=$2 && shift 2 ;;
 	--against) against=$2 && shift 2 ;;
 	-h | --help)
-		sed -n '2,27s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+		sed -n '2,29s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 		exit 0
 		;;
 	-*)
@@ -60,7 +62,18 @@ run() {
 }
 
 echo "# $(go version), $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown), $(date -u +%F)"
+# counts TITLE PACKAGE TEST PATTERN shows what of the test's log matches.
+counts() {
+	echo "$1: $(go test -run "$3" -count=1 -v "$2" 2>/dev/null | grep -oE "$4" || echo "did not run")"
+}
+
 case $what in
+sim)
+	counts "golden vectors of libmlx5" ./mlx5 '^TestGolden$' ': [0-9]+ ran, [0-9]+ skipped$' |
+		awk '/ran,/ { sub(/.*: /, ""); ran += $1; skipped += $3 } END { print "golden vectors of libmlx5: " ran + 0 " ran, " skipped + 0 " skipped" }'
+	counts "pyverbs" ./scripts/programs '^TestPyverbs$' '[0-9]+ ok, [0-9]+ skipped, .*'
+	run ./mlx5/mlx5sim '^Benchmark(UDSend32|RC|Copy|VerbsUDSend32|VerbsRead|Read1MiBOverUDP|UDPingPongOverUDP)$'
+	;;
 figures)
 	run ./rpc/internal/engine '^BenchmarkLoopback(Large|Congestion)?$'
 	run ./rpc '^Benchmark(Enqueue|Callers|LargeEnqueue|NestedCall)$'
