@@ -88,37 +88,47 @@
 //     packets at most in 200 µs, because nothing would slow it down.
 //   - Rights: keys, bounds, access flags and PDs of MRs and windows, of an SRQ its
 //     own PD, QKeys, the QP state machine with SQD and its SQ_DRAINED.
-//   - On Linux, MRs of on-demand paging, the implicit one among them, and ADVISE_MR, and of
-//     dma-bufs. Their memory is looked up at each access, and what is gone by then
+//   - On Linux, MRs of on-demand paging, the implicit one among them, with ADVISE_MR,
+//     and MRs of dma-bufs. Their memory is looked up at each access, and what is gone by then
 //     fails the work request. For a dma-buf any file will do that can be mapped and
 //     shared, such as a memfd, but of this process alone ([Device.OpenForeign] has
 //     none). Other MRs are not pinned: who unmaps their memory while a work
 //     request uses it faults.
+//   - QP attributes: timeout, retry_cnt, rnr_retry, min_rnr_timer, the two bounds of
+//     READs and atomics, path MTU, PSNs, access flags, QKey, traffic class and hop
+//     limit have their effect; the P_Key index is 0, for there is one partition.
 //   - Errors: retries and RNR retries with their budgets and timers, syndromes,
 //     flushing in order, also of receives that are posted in ERR (within 100 µs
-//     to 100 ms: no doorbell tells of them), and the async events of QPs, CQs, SRQs (limit, error, last
-//     WQE reached) and of the port ([Device.SetPortDown], [Device.SetPortUp]).
+//     to 100 ms: no doorbell tells of them), and the async events of QPs, CQs, SRQs
+//     (limit, error, last WQE reached) and of the port.
 //   - Commands: the ioctl methods that libmlx5 uses, and the write-style commands
 //     through INVOKE_WRITE that have no method: REREG_MR, RESIZE_CQ, ALLOC_MW,
-//     MODIFY_SRQ and QUERY_SRQ among them.
+//     MODIFY_SRQ and QUERY_SRQ among them; QUERY_HCA_CAP for what libmlx5 asks when it
+//     opens the device, of which it knows the general capabilities, those of atomics
+//     and those of on-demand paging.
 //
 // # What is not
 //
-// XRC, DC, raw packets, multicast, flow steering, DEVX, device memory,
-// counters, clocks, signatures and masked atomics are refused as a device
-// without them does. CQEs are never compressed. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only memory
+// InfiniBand's link layer, XRC, DC, raw packets, multicast, flow steering, DEVX,
+// device memory, counters, clocks, signatures and masked atomics are refused as a
+// device without them does. CQEs are never compressed, and service levels make no
+// difference. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only memory
 // windows can: for a LOCAL_INV the CQE says memory window bind error. An MR may
-// go while windows show it, and they grant nothing from then on. What a
-// ConnectX says of a SEND with invalidate that names such a key is not
-// known here: the sender gets a remote access error, the receive a local access
-// error. MODIFY_QP takes RTS to SQD as IBTA has it; some kernels refuse
-// that for mlx5.
+// go while windows show it, and they grant nothing from then on. MODIFY_QP takes
+// RTS to SQD as IBTA has it; some kernels refuse that for mlx5.
+//
+// What a ConnectX does was not known here, and chosen, in three places: what
+// becomes of a SEND with invalidate that names the key of an MR (the sender gets a
+// remote access error, the receive a local access error); of an access to
+// on-demand memory that is gone (a remote operation error at the requester); and of
+// a UC message that is longer than its receive (a local length error there, as of a
+// datagram).
 //
 // Packets on the wire have the traffic class and hop limit of their address
 // vector, and a datagram's GRH shows those that it came with. A hop limit of 0 is
-// sent as 64, as a kernel takes a route's in its place. Elsewhere than on Linux a socket neither sets nor
-// tells them: all have 64 and 0. The flow label goes nowhere: IPv6's needs leave of
-// the kernel, and the UDP source port is always 4791.
+// sent as 64, as a kernel takes a route's in its place. Elsewhere than on Linux a
+// socket neither sets nor tells them: all have 64 and 0. The flow label goes
+// nowhere: IPv6's needs leave of the kernel, and the UDP source port is always 4791.
 //
 // # How it was checked
 //
@@ -128,10 +138,13 @@
 // (uverbs/verbstest) runs on it, in process and over UDP, and both once more as a
 // program in another process would have it: by copying, and without being told of
 // doorbells. Commands, work requests, packets and whole foreign programs are fuzzed
-// (scripts/fuzz.sh). Captures of all opcodes
-// are read by tshark, which finds the fields of what was posted; it does not verify
-// the ICRC, which is checked by code that has been tried on packets of hardware
-// (internal/roce). Vendor syndromes,
-// timing below a timer's granularity and the order of events of different
-// objects are not those of hardware.
+// (scripts/fuzz.sh). Programs linked against the real libmlx5 run on it: the
+// ping-pong programs of rdma-core, perftest and pyverbs' unit tests, and this
+// module's provider talks to them (scripts/programs). Captures of all opcodes are
+// read by tshark, which finds the fields of what was posted; it does not verify the
+// ICRC, which is checked by code that has been tried on packets of hardware
+// (internal/roce). It exchanges frames with Linux's Soft-RoCE (scripts/interop), on
+// which the conformance suite runs as well. Vendor syndromes, timing below a timer's
+// granularity and the order of events of different objects are not those of
+// hardware.
 package mlx5sim

@@ -284,7 +284,7 @@ func init() { // not a composite literal: its functions refer to methods
 		{objDEVX, 0x1000}: {attrs: []attrSpec{ // DEVX_OTHER
 			{id: attrDEVXIn, kind: attrIn, min: 16},
 			{id: attrDEVXOut, kind: attrOut, min: 16},
-		}, run: func(*call) error { return syscall.EOPNOTSUPP }},
+		}, run: (*call).devxOther},
 		{objUAR, 0x1000}: {attrs: []attrSpec{
 			{id: attrUARHandle, kind: attrNew},
 			{id: attrUARType, kind: attrIn, min: 8, max: 8},
