@@ -17,6 +17,7 @@ const (
 	capGeneral = 0
 	capODP     = 2
 	capAtomic  = 3
+	capLast    = 0x20 // the highest that the PRM of these devices has
 )
 
 // errRemoteIO is Linux's EREMOTEIO, which not every system has a name for.
@@ -83,7 +84,7 @@ func (c *call) hcaCaps(typ uint16) ([]capField, bool) {
 		// Bits from the top: send, receive, write, read, atomic, SRQ receive.
 		return []capField{{0x80, 6, 0x3f}, {0xc0, 6, 0x21}}, true
 	}
-	return nil, false
+	return nil, typ <= capLast // steering and the like: nothing of it
 }
 
 func bit(b bool) uint64 { return uint64(b2u8(b)) }
