@@ -51,6 +51,9 @@
 // or with an error, at its deadline at the latest plus the time that it takes to
 // get its buffers back from the NICs. Lost datagrams are sent again.
 //
+// A peer that does not answer for 500 ms is dead (nexus.WithHeartbeat): its
+// sessions and their requests end with ErrPeerDead. Link opens them again.
+//
 // # Limits
 //
 // Every session takes buffers of the receive ring at both ends, so that what the

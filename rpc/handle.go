@@ -84,9 +84,9 @@ func (h *RequestHandle) nesting() int16 {
 	return notNested
 }
 
-// Enqueue is Session.Enqueue for a nested request, from the handler itself or
-// from the callback of another: a handler that defers its answer until nested
-// requests have ended. Unlike Session.Enqueue, it cannot end in a deadlock with
+// Enqueue is Session.Enqueue, on a session of the same endpoint, for a nested
+// request, from the handler itself or from the callback of another: a handler that
+// defers its answer until nested requests have ended. Unlike Session.Enqueue, it cannot end in a deadlock with
 // other handlers that wait; see HandleBackground.
 func (h *RequestHandle) Enqueue(s *Session, reqType uint8, req, resp msgbuf.Buf, tag uint64, fn func(*Request)) {
 	s.enqueue(reqType, req, resp, tag, fn, h.nesting())
