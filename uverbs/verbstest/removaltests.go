@@ -9,7 +9,7 @@ import (
 
 var removalTests = []test{
 	{name: "RemovedDeviceIsToldAndClosed", needs: []Capability{Removal}, run: func(e *env) {
-		a, z := e.connect(shape{}, rc{timeout: 10, retries: 1})
+		a, z := e.connect(shape{}, rc{timeout: 15, retries: 3})
 		mr, ah := a.mr(64, localOnly), a.ah(a.prot, z.host)
 		works(a, z)
 		a.recv(1, mr.SGE(0, 8))
