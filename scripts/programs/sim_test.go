@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 
 // unavailable is the exit code by which rrpc sim says that this system does not
 // let it serve programs.
-const unavailable = 3
+const unavailable = 69 // EX_UNAVAILABLE
 
 var available = sync.OnceValue(func() error {
 	bin, err := rrpc()
