@@ -297,6 +297,7 @@ standard_jobs() {
 	standard_test kernel 60 ./internal/kernel .
 	standard_test uverbs 60 ./uverbs .
 	if tested ./uverbs/rxe; then standard_test rxe 120 ./uverbs/rxe .; fi
+	standard_test hugepages 30 ./mlx5 '^TestLargeQueuesLieInHugePages$' # of which few machines have some to spare
 	# The suites on Soft-RoCE, which RRPC_DEVICE and RRPC_DEVICE2 name. The other
 	# backends do not need a guest.
 	if tested ./uverbs/verbstest; then standard_test verbs 300 ./uverbs/verbstest 'Environment|Device'; fi
