@@ -220,21 +220,16 @@ func (q *qp) executeSend(p *roce.Packet, first, last bool) bool {
 		}
 		r.off = 0
 	}
-	n := uint64(len(p.Payload))
-	if w.length < r.off+n {
-		q.fatalNAK(roce.NAKInvalidRequest)
-		q.failRecv(w, synLocalLen)
-		return false
-	}
-	var inline uint8
-	if first && last && q.intoCQE(n) {
-		inline = uint8(copy(q.file.dev.fab.eng.inline[:], p.Payload))
-	} else if s := q.scatterRecv(w, r.off, p.Payload); s != synOK {
-		q.fatalNAK(roce.NAKRemoteOp)
+	inline, s := q.storeSend(p, first && last)
+	if s != synOK {
+		nak := roce.NAKRemoteOp
+		if s == synLocalLen {
+			nak = roce.NAKInvalidRequest
+		}
+		q.fatalNAK(nak)
 		q.failRecv(w, s)
 		return false
 	}
-	r.off += n
 	if !last {
 		return true
 	}
@@ -247,6 +242,23 @@ func (q *qp) executeSend(p *roce.Packet, first, last bool) bool {
 	info.inline = inline
 	q.completeRecv(w, info)
 	return true
+}
+
+// storeSend puts the payload of a packet of a SEND behind that of those before it,
+// or, if it is the only one and short, aside for the CQE: inline bytes of it.
+func (q *qp) storeSend(p *roce.Packet, only bool) (inline uint8, s syndrome) {
+	r, w := &q.resp, &q.eng.recv
+	n := uint64(len(p.Payload))
+	if w.length < r.off+n {
+		return 0, synLocalLen
+	}
+	if only && q.intoCQE(n) {
+		inline = uint8(copy(q.file.dev.fab.eng.inline[:], p.Payload))
+	} else if s := q.scatterRecv(w, r.off, p.Payload); s != synOK {
+		return 0, s
+	}
+	r.off += n
+	return inline, synOK
 }
 
 // beginRecv takes a receive, or asks the requester to come again.

@@ -128,19 +128,12 @@ func (q *qp) sendUC(p *roce.Packet, first, last bool) bool {
 		}
 		r.off = 0
 	}
-	n := uint64(len(p.Payload))
-	if w.length < r.off+n {
-		q.failRecv(w, synLocalLen)
-		return false
-	}
-	var inline uint8
-	if first && last && q.intoCQE(n) {
-		inline = uint8(copy(q.file.dev.fab.eng.inline[:], p.Payload))
-	} else if s := q.scatterRecv(w, r.off, p.Payload); s != synOK {
+	inline, s := q.storeSend(p, first && last)
+	if s != synOK {
 		q.failRecv(w, s)
 		return false
 	}
-	if r.off += n; last {
+	if last {
 		info := q.wireInfo(p, r.off)
 		info.inline = inline
 		q.completeRecv(w, info)
