@@ -57,10 +57,11 @@ type IncastResult struct {
 	Latency99   time.Duration
 	Fairness    float64 // Jain's index over the clients' requests: 1 is equal shares
 
-	// EarlyDrops and EarlyQueueMax are those of the warm-up, when sessions do
+	// EarlyDrops, EarlyRetransmits and EarlyQueueMax are those of the warm-up, when sessions do
 	// not know the network yet.
-	EarlyDrops    uint64
-	EarlyQueueMax int
+	EarlyDrops       uint64
+	EarlyRetransmits uint64
+	EarlyQueueMax    int
 }
 
 func (r IncastResult) String() string {
@@ -283,7 +284,7 @@ func (in *incast) run() (r IncastResult) {
 		in.measuring, in.begun = true, in.now
 		r.EarlyQueueMax, r.EarlyDrops = slices.Max(in.queues), in.drops()
 		in.queues = in.queues[:0]
-		r.Retransmits = in.retransmits()
+		r.EarlyRetransmits = in.retransmits()
 	})
 	var sample func()
 	sample = func() {
@@ -294,7 +295,7 @@ func (in *incast) run() (r IncastResult) {
 	for t := in.now; t < end && in.err == nil; t += 1_000_000 {
 		in.until(t)
 	}
-	r.Retransmits = in.retransmits() - r.Retransmits
+	r.Retransmits = in.retransmits() - r.EarlyRetransmits
 	r.Drops = in.drops() - r.EarlyDrops
 	for _, n := range in.clients {
 		r.Paced += n.e.Stats.Paced

@@ -341,12 +341,14 @@ func (s *Session) fromServer(h *Header, body []byte) {
 	}
 	if sl.state == slotSent && h.Kind != KindPulled && h.Kind != KindMissing {
 		if !sl.resent {
+			s.unmeasured = 0
 			s.sampleRTT(e.now - sl.sentAt)
-		} else if sl.backoff > s.rto {
+		} else if s.unmeasured++; s.unmeasured > len(s.slots) && sl.backoff > s.rto {
 			// Which of the copies was answered nobody knows, so this measures
 			// nothing. If the timeout is shorter than the round trip there will be
-			// nothing else: so it stays as long as it has become here, until an
-			// answer to a request that was sent once measures it (RFC 6298, 5.7).
+			// nothing else, as now, for more than a window: then it stays as long as
+			// it has become here, until an answer to a request that was sent once
+			// measures it (RFC 6298, 5.7). After a burst of losses it does not.
 			s.rto = sl.backoff
 		}
 	}

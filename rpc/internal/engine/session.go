@@ -23,16 +23,17 @@ type Session struct {
 	maxUD       int // bytes of the longest message that we send in datagrams
 	received    uint64
 
-	slots    []clientSlot // of a client
-	freeMask uint64
-	doubt    uint64 // slots whose last request the server has not answered, as far as we know
-	backlog  callList
-	waiting  timer // earliest deadline in the backlog
-	srtt     int64
-	rttvar   int64
-	rto      int64
-	active   int // client slots in use
-	flow     *flow
+	slots      []clientSlot // of a client
+	freeMask   uint64
+	doubt      uint64 // slots whose last request the server has not answered, as far as we know
+	backlog    callList
+	waiting    timer // earliest deadline in the backlog
+	srtt       int64
+	rttvar     int64
+	rto        int64
+	unmeasured int // answers since the last that told the round trip
+	active     int // client slots in use
+	flow       *flow
 
 	server []serverSlot // of a server
 	traces []serverTrace
