@@ -72,8 +72,8 @@ var udTests = []test{
 			if class != c.class {
 				e.Errorf("traffic class %#x, want %#x", class, c.class)
 			}
-			if want := e.expects(RuleHopLimit) == asAsked; want != (hops == c.hops) && c.hops != 64 {
-				e.Errorf("hop limit %d, of %d in the address vector", hops, c.hops)
+			if hops != c.hops {
+				e.Errorf("hop limit %d, want %d", hops, c.hops)
 			}
 		}
 	}},
