@@ -34,7 +34,7 @@ func (c *call) createAH() error {
 	mac := macOfGID(av.dgid)
 	copy(uhw[4:], mac[:])
 	n := c.len(attrUHWOut)
-	if n == 0 {
+	if n == 0 || c.f.dev.infiniband() { // mlx5_ib resolves for RoCE alone
 		return c.respond(out[:], nil)
 	}
 	// The driver needs room for the MAC address and says how much it wrote.
@@ -55,6 +55,8 @@ func ahAttr(b []byte) addressVector {
 		hopLimit:     b[21],
 		trafficClass: b[22],
 		sl:           b[26],
+		srcPathBits:  b[27],
+		dlid:         le.Uint16(b[24:]),
 		isGlobal:     b[29] != 0,
 		port:         b[30],
 	}
@@ -64,6 +66,10 @@ func ahAttr(b []byte) addressVector {
 // it, and resolves its destination as neighbour discovery would. Caller holds
 // fab.mu.
 func (d *Device) resolve(av *addressVector) error {
+	if d.infiniband() {
+		return d.resolveLID(av)
+	}
+	av.dlid, av.srcPathBits = 0, 0
 	if av.port != 1 || !av.isGlobal {
 		return syscall.EINVAL
 	}

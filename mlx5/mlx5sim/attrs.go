@@ -44,15 +44,23 @@ func (d *Device) Attr(path string) (string, error) {
 		}
 		return "5: LinkUp", nil
 	case "link_layer":
+		if d.infiniband() {
+			return "InfiniBand", nil
+		}
 		return "Ethernet", nil
 	case "rate":
 		return "200 Gb/sec (4X HDR)", nil
-	case "lid", "sm_lid":
+	case "lid":
+		return fmt.Sprintf("%#x", d.lid), nil
+	case "sm_lid":
+		if d.infiniband() {
+			return fmt.Sprintf("%#x", smLID), nil
+		}
 		return "0x0", nil
 	case "lid_mask_count", "sm_sl":
 		return "0", nil
 	case "cap_mask":
-		return fmt.Sprintf("%#08x", portCaps), nil
+		return fmt.Sprintf("%#08x", d.portCaps()), nil
 	case "pkeys/0":
 		return fmt.Sprintf("%#04x", pkeyDefault), nil
 	}
@@ -83,7 +91,7 @@ func (d *Device) Attr(path string) (string, error) {
 		return "", syscall.EINVAL
 	case !types:
 		return d.ifname, nil
-	case g.typ == gidRoCEv1:
+	case g.typ != gidRoCEv2:
 		return "IB/RoCE v1", nil
 	}
 	return "RoCE v2", nil

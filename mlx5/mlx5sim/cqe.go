@@ -37,6 +37,8 @@ type cqe struct {
 	srcQPN    uint32
 	grh       bool
 	l3        uint8
+	sl        uint8  // InfiniBand only: on RoCE its place is l3's
+	slid      uint16 // InfiniBand only
 	solicited bool
 	syn       syndrome
 	inline    uint8 // bytes of scratch.inline that the entry carries; see cqeInline32
@@ -67,10 +69,11 @@ func (c *cqe) put(b *[cqeBytes]byte) {
 	be.PutUint32(b[36:], c.imm)
 	be.PutUint32(b[44:], c.byteCount)
 	if c.opcode != cqeReq {
-		flags := c.srcQPN&0xffffff | uint32(c.l3)<<24
+		flags := c.srcQPN&0xffffff | uint32(c.l3|c.sl)<<24
 		if c.grh {
 			flags |= 1 << 28
 		}
 		be.PutUint32(b[24:], flags)
+		be.PutUint16(b[22:], c.slid)
 	}
 }

@@ -46,7 +46,7 @@ func New(opts ...Option) (*Device, error) {
 	}
 	var last error
 	for range bindTries {
-		d := newDevice(o, randomLoopback())
+		d := newDevice(o, randomAddr(o))
 		if last = d.start(); last == nil {
 			return d, nil
 		}
@@ -60,6 +60,9 @@ func New(opts ...Option) (*Device, error) {
 			return d, nil
 		}
 	}
+	if o.infiniband {
+		return nil, last
+	}
 	return nil, fmt.Errorf("mlx5sim: no free loopback address found; give one with WithAddr, or stay within the process with InProcess: %w", last)
 }
 
@@ -69,7 +72,6 @@ func newDevice(o options, addr netip.Addr) *Device {
 		opt:      o,
 		name:     o.name,
 		addr:     addr,
-		mac:      macOf(addr),
 		files:    make(map[*file]struct{}),
 		qps:      make(map[uint32]*qp),
 		cqs:      make(map[uint32]*cq),
@@ -83,6 +85,12 @@ func newDevice(o options, addr netip.Addr) *Device {
 		nextUAR:  firstUARIndex,
 		nextMKey: firstMKey,
 	}
+	if o.infiniband {
+		d.mac = randomMAC()
+		d.gids = []gidSlot{{d.portGID(), gidIB, 0}}
+		return d
+	}
+	d.mac = macOf(addr)
 	var ifindex uint32
 	ifindex, d.ifname = interfaceOf(addr)
 	ll, ip := linkLocal(d.mac), addr.As16()
@@ -98,6 +106,9 @@ func (d *Device) start() error {
 	d.fab.mu.Lock()
 	ok := d.opt.byWire || d.fab.join(d)
 	d.fab.mu.Unlock()
+	if !ok && d.infiniband() {
+		return fmt.Errorf("mlx5sim: the subnet has no LID left, or another port of GUID %x: %w", d.nodeGUID(), syscall.EADDRINUSE)
+	}
 	if !ok {
 		return fmt.Errorf("mlx5sim: address %s is taken by another device of the fabric: %w", d.addr, syscall.EADDRINUSE)
 	}
@@ -126,6 +137,14 @@ func (d *Device) openLink() (link, error) {
 		return openEtherLink(d, d.opt.frames), nil
 	}
 	return openLink(d)
+}
+
+// randomAddr is the address of a device that was not given one.
+func randomAddr(o options) netip.Addr {
+	if o.infiniband {
+		return netip.Addr{}
+	}
+	return randomLoopback()
 }
 
 // randomLoopback draws an address of 127.0.0.0/8 that looks like a host's.
@@ -201,7 +220,8 @@ func interfaceOf(a netip.Addr) (uint32, string) {
 	return 0, ""
 }
 
-// Addr returns the address that the device's GIDs and its link use.
+// Addr returns the address that the device's GIDs and its link use; on InfiniBand
+// there is none, and it is the zero Addr.
 func (d *Device) Addr() netip.Addr { return d.addr }
 
 // Verbs returns the device as the verbs see it.

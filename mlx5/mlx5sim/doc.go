@@ -22,6 +22,8 @@
 // the goroutine that rings the doorbell. Devices of different processes reach
 // each other by their IP address, over UDP or, with [WithEthernet], in Ethernet
 // frames; [InProcess] leaves the network out, which tests in virtual time need.
+// With [WithInfiniBand] a device's port is InfiniBand, and reaches such ports of
+// its fabric by LID.
 //
 // # Ownership and concurrency
 //
@@ -94,6 +96,12 @@
 //     shared, such as a memfd, but of this process alone ([Device.OpenForeign] has
 //     none). Other MRs are not pinned: who unmaps their memory while a work
 //     request uses it faults.
+//   - Link layers: Ethernet, with RoCE v2 and, within a fabric, RoCE v1; InfiniBand
+//     within a fabric. There ports have LIDs, given out as by a subnet manager whose
+//     own is 1, and one GID, of prefix fe80::/64 and the port's GUID. Address vectors
+//     have a LID and, if they ask for one, a GRH, whose GID must be the port's.
+//     Receives tell LID and service level; without a GRH the first 40 bytes of a
+//     datagram's receive stay as they were. Ports of the two do not meet.
 //   - QP attributes: timeout, retry_cnt, rnr_retry, min_rnr_timer, the two bounds of
 //     READs and atomics, path MTU, PSNs, access flags, QKey, traffic class and hop
 //     limit have their effect; the P_Key index is 0, for there is one partition.
@@ -109,13 +117,16 @@
 //
 // # What is not
 //
-// InfiniBand's link layer, XRC, DC, raw packets, multicast, flow steering, DEVX,
-// device memory, counters, clocks, signatures and masked atomics are refused as a
-// device without them does. CQEs are never compressed, and service levels make no
-// difference. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only memory
-// windows can: for a LOCAL_INV the CQE says memory window bind error. An MR may
-// go while windows show it, and they grant nothing from then on. MODIFY_QP takes
-// RTS to SQD as IBTA has it; some kernels refuse that for mlx5.
+// XRC, DC, raw packets, multicast, flow steering, DEVX, device memory, counters,
+// clocks, signatures and masked atomics are refused as a device without them
+// does. CQEs are never compressed, and service levels make no difference. Of
+// InfiniBand there are no packets, and so no captures, faults or other
+// processes; path bits have no effect (the LID mask is 0), there are no
+// alternate paths and no management datagrams, and the subnet manager changes
+// nothing later. MRs of REG_MR cannot be invalidated, as with mlx5_ib, only
+// memory windows can: for a LOCAL_INV the CQE says memory window bind error. An
+// MR may go while windows show it, and they grant nothing from then on.
+// MODIFY_QP takes RTS to SQD as IBTA has it; some kernels refuse that for mlx5.
 //
 // What a ConnectX does was not known here, and chosen, in three places: what
 // becomes of a SEND with invalidate that names the key of an MR (the sender gets a

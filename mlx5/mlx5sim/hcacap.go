@@ -33,6 +33,7 @@ type capField struct {
 // hcaCaps is what the device can, by type.
 func (c *call) hcaCaps(typ uint16) ([]capField, bool) {
 	odp := c.f.faultable() != nil
+	portType := bit(!c.f.dev.infiniband())
 	switch typ {
 	case capGeneral:
 		return []capField{
@@ -49,12 +50,12 @@ func (c *call) hcaCaps(typ uint16) ([]capField, bool) {
 			{0x170, 16, 1},       // gid_table_size: 8 << 1
 			{0x190, 16, 0},       // pkey_table_size: 128 << 0
 			{0x1ab, 5, 16},       // local_ca_ack_delay
-			{0x1b6, 2, 1},        // port_type: Ethernet
+			{0x1b6, 2, portType}, // InfiniBand 0, Ethernet 1
 			{0x1b8, 8, 1},        // num_ports
 			{0x1c3, 5, 30},       // log_max_msg
 			{0x1fc, 4, 1},        // cqe_version
 			{0x215, 1, 1},        // sctr_data_cqe
-			{0x21d, 1, 1},        // roce
+			{0x21d, 1, portType}, // roce
 			{0x21e, 1, 1},        // atomic
 			{0x220, 1, 1},        // cq_oi
 			{0x221, 1, 1},        // cq_resize

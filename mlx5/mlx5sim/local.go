@@ -66,14 +66,25 @@ func (q *qp) deliverUD(op *sendOp, to *Device, src []span) bool {
 		r.failRecv(w, s)
 		return true
 	}
-	from := &q.file.dev.gids[op.av.sgidIndex]
-	g := grh{
-		v1: from.typ == gidRoCEv1, src: from.gid, dst: op.av.dgid, trafficClass: op.av.trafficClass,
-		flowLabel: op.av.flowLabel, hopLimit: op.av.hopLimit, payload: udWireBytes(op.length, op.hasImm()),
+	info := recvInfo{
+		byteLen: uint32(op.length) + grhBytes, imm: op.imm, hasImm: op.hasImm(), solicited: op.solicited,
+		srcQPN: q.qpn, grh: op.av.isGlobal,
 	}
-	l3 := g.put(&fab.eng.grh)
-	fab.eng.head[0] = span{mem: fab.eng.grh[:], n: grhBytes}
-	done := fab.move(dst, fab.eng.head[:])
+	from := q.file.dev
+	if from.infiniband() {
+		info.slid, info.sl = from.lid, op.av.sl
+	}
+	done := movedAll
+	if op.av.isGlobal { // always, on RoCE; else the first 40 bytes stay as they are
+		gid := &from.gids[op.av.sgidIndex]
+		g := grh{
+			v1: gid.typ != gidRoCEv2, src: gid.gid, dst: op.av.dgid, trafficClass: op.av.trafficClass,
+			flowLabel: op.av.flowLabel, hopLimit: op.av.hopLimit, payload: udWireBytes(op.length, op.hasImm()),
+		}
+		info.l3 = g.put(&fab.eng.grh)
+		fab.eng.head[0] = span{mem: fab.eng.grh[:], n: grhBytes}
+		done = fab.move(dst, fab.eng.head[:])
+	}
 	if done == movedAll {
 		done = fab.move(skip(dst, grhBytes), src)
 	}
@@ -84,10 +95,7 @@ func (q *qp) deliverUD(op *sendOp, to *Device, src []span) bool {
 		r.failRecv(w, synLocalProt)
 		return true
 	}
-	r.completeRecv(w, recvInfo{
-		byteLen: uint32(op.length) + grhBytes, imm: op.imm, hasImm: op.hasImm(), solicited: op.solicited,
-		srcQPN: q.qpn, grh: true, l3: l3,
-	})
+	r.completeRecv(w, info)
 	return true
 }
 
@@ -213,7 +221,7 @@ func (q *qp) peer(d *Device) *qp {
 		}
 		return nil
 	}
-	if r.attr.destQPN != q.qpn || d.fab.byGID[r.attr.dest.dgid] != q.file.dev {
+	if r.attr.destQPN != q.qpn || d.destination(&r.attr.dest) != q.file.dev {
 		d.stats.Drops.BadSource++
 		return nil
 	}
@@ -303,14 +311,18 @@ func (q *qp) rcSend(op *sendOp, r *qp, src []span) rcResult {
 }
 
 func (q *qp) rcInfo(op *sendOp) recvInfo {
-	l3 := l3Of(q.attr.dest.dgid)
-	if q.file.dev.gids[q.attr.dest.sgidIndex].typ == gidRoCEv1 {
-		l3 = l3GRH
-	}
-	return recvInfo{
+	d := q.file.dev
+	info := recvInfo{
 		byteLen: uint32(op.length), imm: op.imm, hasImm: op.hasImm(), inv: op.opcode == opSendInv, write: op.opcode == opWriteImm,
-		solicited: op.solicited, srcQPN: q.qpn, l3: l3,
+		solicited: op.solicited, srcQPN: q.qpn, l3: l3Of(q.attr.dest.dgid),
 	}
+	if d.gids[q.attr.dest.sgidIndex].typ != gidRoCEv2 {
+		info.l3 = l3GRH
+	}
+	if d.infiniband() {
+		info.slid, info.sl = d.lid, q.attr.dest.sl
+	}
+	return info
 }
 
 // rcWrite is the responder's side of an RDMA WRITE.

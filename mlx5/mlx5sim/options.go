@@ -13,14 +13,15 @@ import (
 type Option func(*options)
 
 type options struct {
-	name      string
-	addr      netip.Addr
-	fabric    *Fabric
-	mtu       uverbs.MTU
-	inProcess bool
-	byWire    bool
-	frames    io.ReadWriteCloser
-	pcap      io.Writer
+	name       string
+	addr       netip.Addr
+	fabric     *Fabric
+	mtu        uverbs.MTU
+	inProcess  bool
+	infiniband bool
+	byWire     bool
+	frames     io.ReadWriteCloser
+	pcap       io.Writer
 }
 
 // WithName sets the RDMA device name. The default is mlx5_sim0, mlx5_sim1, and
@@ -62,6 +63,13 @@ func ByWire() Option { return func(o *options) { o.byWire = true } }
 // frames, and that must end a Read and a Write that are under way.
 func WithEthernet(frames io.ReadWriteCloser) Option { return func(o *options) { o.frames = frames } }
 
+// WithInfiniBand makes the port an InfiniBand port: it has a LID, which the fabric
+// gives it as a subnet manager would, and one GID, of its GUID. Address vectors name
+// a LID, with or without a GRH. It reaches the InfiniBand ports of its fabric, itself
+// among them, and has no IP address and no link of packets: [InProcess] is implied,
+// and options that are about either are errors.
+func WithInfiniBand() Option { return func(o *options) { o.infiniband = true } }
+
 // WithPcap captures every packet of the device's link, from New to Close, as
 // [Device.Capture] does. Close of the device writes out what is left and returns
 // the capture's error; it does not close w.
@@ -82,6 +90,17 @@ func makeOptions(opts []Option) (options, error) {
 	}
 	if o.addr.IsValid() && (o.addr.IsUnspecified() || o.addr.IsMulticast() || o.addr.Zone() != "") {
 		return o, fmt.Errorf("mlx5sim: %s cannot be a device's address: it must be a unicast address without a zone", o.addr)
+	}
+	if o.infiniband {
+		for _, x := range [...]struct {
+			name  string
+			given bool
+		}{{"WithAddr", o.addr.IsValid()}, {"WithEthernet", o.frames != nil}, {"ByWire", o.byWire}, {"WithPcap", o.pcap != nil}} {
+			if x.given {
+				return o, fmt.Errorf("mlx5sim: WithInfiniBand and %s exclude each other: an InfiniBand port has no IP address, and its packets are not modelled", x.name)
+			}
+		}
+		o.inProcess = true
 	}
 	if o.frames != nil && (!o.addr.Is4() || o.inProcess) {
 		return o, fmt.Errorf("mlx5sim: WithEthernet needs an IPv4 address by WithAddr, and excludes InProcess")

@@ -220,8 +220,8 @@ func (c *call) queryQP() error {
 	w := make(writer, 0, 128)
 	w.u8(a.dest.dgid[:]...)
 	w.u32(a.dest.flowLabel)
-	w.u16(0, 0) // dlid, reserved
-	w.u8(a.dest.sgidIndex, a.dest.hopLimit, a.dest.trafficClass, a.dest.sl, 0, 0, b2u8(a.dest.isGlobal), a.dest.port)
+	w.u16(a.dest.dlid, 0)
+	w.u8(a.dest.sgidIndex, a.dest.hopLimit, a.dest.trafficClass, a.dest.sl, a.dest.srcPathBits, 0, b2u8(a.dest.isGlobal), a.dest.port)
 	w = append(w, make([]byte, 32)...) // alt_dest
 	// Of the RQ mlx5_ib says what it holds, which may be more than was asked for;
 	// of the SQ it says nothing: the library knows.

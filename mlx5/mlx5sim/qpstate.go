@@ -202,7 +202,7 @@ func (d *Device) decodeAttr(a *qpAttr, in []byte, mask uint32) error {
 		bad = bad || a.pkeyIndex != 0 // the table has one entry
 	}
 	if mask&maskAltPath != 0 {
-		bad = true // the kernel bans alternate paths on RoCE
+		bad = true // the kernel bans alternate paths on RoCE; on InfiniBand they are not modelled
 	}
 	if bad {
 		return syscall.EINVAL
@@ -224,7 +224,7 @@ func (d *Device) decodeAttr(a *qpAttr, in []byte, mask uint32) error {
 	}
 	if mask&maskAV != 0 {
 		av := addressVector{dgid: [16]byte(in[:16]), flowLabel: le.Uint32(in[16:]) & 0xfffff, sgidIndex: in[24],
-			hopLimit: in[25], trafficClass: in[26], sl: in[27], isGlobal: in[30] != 0, port: in[31]}
+			hopLimit: in[25], trafficClass: in[26], sl: in[27], dlid: le.Uint16(in[20:]), srcPathBits: in[28], isGlobal: in[30] != 0, port: in[31]}
 		if err := d.resolve(&av); err != nil {
 			return err
 		}

@@ -11,15 +11,20 @@ const (
 	partID      = 0x101b
 	deviceCaps  = 0x21361c36
 	portCaps    = 0x04010000
+	portCapsIB  = 0x2651e848
 	maxMsgBytes = 1 << 30
 	pkeyDefault = 0xffff
 
-	portActive   = 4 // IB_PORT_ACTIVE
-	physLinkUp   = 5 // IB_PORT_PHYS_STATE_LINK_UP
-	linkEthernet = 2 // IB_LINK_LAYER_ETHERNET
-	width4X      = 2 // IB_WIDTH_4X
-	speedHDR     = 64
+	portActive    = 4  // IB_PORT_ACTIVE
+	physLinkUp    = 5  // IB_PORT_PHYS_STATE_LINK_UP
+	linkIB        = 1  // IB_LINK_LAYER_INFINIBAND
+	linkEthernet  = 2  // IB_LINK_LAYER_ETHERNET
+	vls0to3       = 3  // code of 4 data VLs
+	subnetTimeout = 18 // 4.096 us * 2^18, as opensm sets it
+	width4X       = 2  // IB_WIDTH_4X
+	speedHDR      = 64
 
+	gidIB     = 0 // IB_UVERBS_GID_TYPE_IB
 	gidRoCEv1 = 1 // IB_UVERBS_GID_TYPE_ROCE_V1
 	gidRoCEv2 = 2 // IB_UVERBS_GID_TYPE_ROCE_V2
 )
@@ -126,15 +131,29 @@ func (c *call) queryDeviceEx() error {
 	return c.respond(w, uhw[:length])
 }
 
+func (d *Device) portCaps() uint32 {
+	if d.infiniband() {
+		return portCapsIB
+	}
+	return portCaps
+}
+
 // portResp is struct ib_uverbs_query_port_resp, 40 bytes.
 func (d *Device) portResp() []byte {
 	mtu := uint8(d.opt.mtu)
 	state, phys := d.portState()
 	w := make(writer, 0, 48)
-	w.u32(portCaps, maxMsgBytes, 0, 0, gidTableLen)
-	w.u16(1, 0, 0) // pkey_tbl_len, lid, sm_lid
-	w.u8(state, mtu, mtu, 0, 0, 0, 0, 0)
-	w.u8(width4X, speedHDR, phys, linkEthernet, 1, 0)
+	link := uint8(linkEthernet)
+	var sm uint16
+	var vls, timeout uint8
+	grhRequired := uint8(1)
+	if d.infiniband() {
+		link, sm, vls, timeout, grhRequired = linkIB, smLID, vls0to3, subnetTimeout, 0
+	}
+	w.u32(d.portCaps(), maxMsgBytes, 0, 0, gidTableLen)
+	w.u16(1, d.lid, sm) // pkey_tbl_len, lid, sm_lid
+	w.u8(state, mtu, mtu, 0, vls, 0, timeout, 0)
+	w.u8(width4X, speedHDR, phys, link, grhRequired, 0)
 	return w
 }
 

@@ -141,8 +141,10 @@ type recvInfo struct {
 	write     bool  // RDMA WRITE with immediate
 	solicited bool
 	srcQPN    uint32
-	grh       bool  // the buffers start with a GRH: UD
+	grh       bool  // the buffers start with a GRH: UD, on InfiniBand if there is one
 	l3        uint8 // l3GRH, l3IPv6 or l3IPv4
+	sl        uint8 // InfiniBand only
+	slid      uint16
 }
 
 // completeRecv ends w with success.
@@ -162,7 +164,7 @@ func (q *qp) completeRecv(w *recvWQE, info recvInfo) {
 	}
 	q.recvCQ.add(&cqe{
 		opcode: op, uidx: q.recvTag(), qpn: q.qpn, counter: w.index, byteCount: info.byteLen, imm: info.imm,
-		srcQPN: info.srcQPN, grh: info.grh, l3: info.l3, solicited: info.solicited,
+		srcQPN: info.srcQPN, grh: info.grh, l3: info.l3, sl: info.sl, slid: info.slid, solicited: info.solicited,
 		inline: info.inline,
 	})
 }

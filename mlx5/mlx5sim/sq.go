@@ -134,6 +134,9 @@ func (q *qp) execute(op *sendOp) bool {
 	av := &q.attr.dest
 	if q.typ == qpUD {
 		av = &op.av.addressVector
+		if d.infiniband() {
+			op.av.asInfiniBand()
+		}
 	}
 	if op.length > maxMsgBytes || q.typ == qpUD && op.length > uint64(d.mtuBytes()) {
 		return q.refuse(op, synLocalLen)
@@ -149,10 +152,10 @@ func (q *qp) execute(op *sendOp) bool {
 			op.length = atomicBytes // whatever its segments have room for
 		}
 	}
-	if int(av.sgidIndex) >= len(d.gids) {
+	if int(av.sgidIndex) >= len(d.gids) && (av.isGlobal || !d.infiniband()) {
 		return q.refuse(op, synLocalQPOp)
 	}
-	to := d.fab.byGID[av.dgid]
+	to := d.destination(av)
 	if to != nil && (d.down || to.down) {
 		if q.typ != qpRC || q.eng.tries <= uint32(q.attr.retryCnt) {
 			d.stats.Drops.PortDown++

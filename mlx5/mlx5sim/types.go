@@ -15,9 +15,11 @@ import (
 // critical section. Nothing blocks under it and no callback of a user runs
 // under it.
 type Fabric struct {
-	mu    sync.Mutex
-	byGID map[[16]byte]*Device
-	eng   scratch // of the queue engine, guarded by mu
+	mu      sync.Mutex
+	byGID   map[[16]byte]*Device // ports on Ethernet
+	byLID   map[uint16]*Device   // ports on InfiniBand
+	lastLID uint16               // that was given to a port
+	eng     scratch              // of the queue engine, guarded by mu
 }
 
 // Device is one simulated ConnectX with one port. It implements
@@ -26,8 +28,9 @@ type Device struct {
 	fab  *Fabric
 	opt  options
 	name string
-	addr netip.Addr // the address that its GIDs and its link use
+	addr netip.Addr // the address that its GIDs and its link use; none on InfiniBand
 	mac  [6]byte
+	lid  uint16 // on InfiniBand; 0 on Ethernet
 	gids []gidSlot
 	link link // nil: reaches only devices of its fabric
 	wire wire // transport over the link; guarded by fab.mu
@@ -305,6 +308,8 @@ type addressVector struct {
 	sl           uint8
 	isGlobal     bool
 	port         uint8
+	dlid         uint16 // InfiniBand only, as are the bits
+	srcPathBits  uint8
 }
 
 var _ kernel.Device = (*Device)(nil)

@@ -30,6 +30,7 @@ const (
 	dataMaxBytes   = 1 << 31
 	terminatorLKey = 0x100 // MLX5_INVALID_LKEY
 
+	avGRH      = 1 << 30 // of grh_gid_fl: the packet has a GRH
 	avExtended = 1 << 31 // of dqp_dct: the address vector has its 48-byte form
 )
 
@@ -49,6 +50,10 @@ type udAV struct {
 	qkey  uint32 // as in the WQE: the top bit asks for the QP's own
 	sport uint16 // UDP source port
 	dmac  [6]byte
+
+	// As they stand in the WQE, for asInfiniBand.
+	rateSL, pathBits uint8
+	hasGRH           bool
 }
 
 // sendOp is a decoded send WQE. It is reused: decode overwrites everything
@@ -228,6 +233,7 @@ func (av *udAV) decode(b []byte) bool {
 	av.flowLabel = gid & 0xfffff
 	av.sgidIndex = uint8(gid >> 20)
 	av.isGlobal = true // always, on RoCE
+	av.rateSL, av.pathBits, av.hasGRH = b[12], b[13], gid&avGRH != 0
 	av.dgid = [16]byte(b[32:48])
 	return dqp&avExtended != 0
 }
