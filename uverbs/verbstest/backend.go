@@ -23,6 +23,7 @@ const (
 	Drain         Capability = "state SQD"
 	Removal       Capability = "removal of the device by the test"
 	Processes     Capability = "a second process that reaches the device"
+	LIDs          Capability = "a port whose link layer is InfiniBand"
 )
 
 // Backend is a pair of devices for the suite, and what is known about them.
@@ -35,6 +36,9 @@ type Backend struct {
 	Lacks map[Capability]string
 	// Deviations from what the suite expects, at most one per rule.
 	Deviations []Deviation
+	// GRH asks for a GRH in all address vectors, also on InfiniBand, where it may be
+	// left out and else is. RoCE always has it.
+	GRH bool
 	// EventRounds is how often arming races with an arrival, where -short does
 	// not make it fewer. 0 is 100,000; devices that take long have less.
 	EventRounds int

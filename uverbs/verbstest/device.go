@@ -46,6 +46,10 @@ func Devices(name, name2 string) (Backend, error) {
 	if name2 != name {
 		b.Name += " and " + name2
 	}
+	link, err := linkLayer(a)
+	if err != nil {
+		return Backend{}, err
+	}
 	switch a.Driver() {
 	case "rdma_rxe", "rxe":
 		v := release()
@@ -72,6 +76,10 @@ func Devices(name, name2 string) (Backend, error) {
 	default:
 		return Backend{}, fmt.Errorf("verbstest: nothing is known of driver %s", a.Driver())
 	}
+	delete(b.Lacks, LIDs)
+	if link != uverbs.LinkLayerInfiniBand {
+		b.Lacks[LIDs] = onEthernet
+	}
 	return b, nil
 }
 
@@ -83,6 +91,20 @@ func query(d *uverbs.Device) (*uverbs.DeviceAttr, error) {
 	}
 	defer ctx.Close()
 	return ctx.QueryDevice()
+}
+
+// linkLayer asks a device for the link layer of its port.
+func linkLayer(d *uverbs.Device) (uverbs.LinkLayer, error) {
+	ctx, err := d.Open()
+	if err != nil {
+		return 0, err
+	}
+	defer ctx.Close()
+	p, err := ctx.QueryPort(port)
+	if err != nil {
+		return 0, err
+	}
+	return p.LinkLayer, nil
 }
 
 // release is the major and minor number of the kernel's version.

@@ -22,6 +22,8 @@
 //	Loopback            two simulated ConnectX that send RoCEv2 over UDP
 //	Foreign             two simulated ConnectX, opened as if from another process
 //	ForeignLoopback     the same, over UDP
+//	InfiniBand          two simulated ConnectX on InfiniBand, by LID alone
+//	InfiniBandOneDevice one simulated ConnectX on InfiniBand, by LID and GRH
 //	Devices             real devices, by name
 //	FromEnvironment     the ones that RRPC_DEVICE and RRPC_DEVICE2 name
 //

@@ -128,7 +128,7 @@ func (e *echo) Close() error {
 }
 
 func (e *echo) params() peerParams {
-	return peerParams{GID: e.gid.GID, RC: e.rc.QPN(), UD: e.ud.QPN(), Addr: e.mr.Addr() + exposedAt, RKey: e.mr.RKey(), MTU: e.port.ActiveMTU}
+	return peerParams{GID: e.gid.GID, LID: e.port.LID, RC: e.rc.QPN(), UD: e.ud.QPN(), Addr: e.mr.Addr() + exposedAt, RKey: e.mr.RKey(), MTU: e.port.ActiveMTU}
 }
 
 // connect brings the QPs up and posts their receives.
@@ -136,6 +136,9 @@ func (e *echo) connect(peer peerParams) (err error) {
 	e.peer = peer
 	conn := rc{mtu: min(peer.MTU, e.port.ActiveMTU)}
 	av := uverbs.AHAttr{DGID: peer.GID, SGIDIndex: uint8(e.gid.Index), HopLimit: 64, IsGlobal: true, Port: port}
+	if e.port.LinkLayer == uverbs.LinkLayerInfiniBand {
+		av = uverbs.AHAttr{DLID: peer.LID, Port: port}
+	}
 	for _, s := range []struct {
 		qp   *uverbs.QP
 		attr *uverbs.QPAttr

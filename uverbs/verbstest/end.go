@@ -69,7 +69,15 @@ func (e *env) mr(pd *uverbs.PD, n int, access uverbs.AccessFlags) *uverbs.MR {
 
 // av is the way from h to another host.
 func (h *host) av(to *host) uverbs.AHAttr {
-	return uverbs.AHAttr{DGID: to.gid, SGIDIndex: h.gidIndex, HopLimit: 64, IsGlobal: true, Port: port}
+	if h.ib && !h.e.b.GRH {
+		return uverbs.AHAttr{DLID: to.lid, Port: port}
+	}
+	return h.globalAV(to)
+}
+
+// globalAV is the way from h to another host, with a GRH.
+func (h *host) globalAV(to *host) uverbs.AHAttr {
+	return uverbs.AHAttr{DLID: to.lid, DGID: to.gid, SGIDIndex: h.gidIndex, HopLimit: 64, IsGlobal: true, Port: port}
 }
 
 func (h *host) ah(pd *uverbs.PD, to *host) *uverbs.AH {
@@ -192,8 +200,14 @@ func (c rc) rts(qpn, life uint32) *uverbs.QPAttr {
 // up brings d's QP from RESET to RTS, connected to z's.
 func (d *end) up(z *end, c rc) {
 	d.e.Helper()
+	d.upBy(z, d.av(z.host), c)
+}
+
+// upBy is up with an address vector of the caller's.
+func (d *end) upBy(z *end, av uverbs.AHAttr, c rc) {
+	d.e.Helper()
 	d.e.must(d.qp.Modify(c.init(), rcInit))
-	d.e.must(d.qp.Modify(c.rtr(d.av(z.host), z.qp.QPN(), z.life), rcRTR))
+	d.e.must(d.qp.Modify(c.rtr(av, z.qp.QPN(), z.life), rcRTR))
 	d.e.must(d.qp.Modify(c.rts(d.qp.QPN(), d.life), rcRTS))
 }
 

@@ -18,7 +18,7 @@ var modifyTests = []test{
 		if q := a.query(); q.State != uverbs.QPStateInit || q.Port != port || q.AccessFlags != allAccess || q.PKeyIndex != 0 {
 			e.Errorf("in INIT: %+v", q)
 		}
-		av := a.av(z.host)
+		av := a.globalAV(z.host)
 		av.HopLimit, av.TrafficClass, av.FlowLabel = 33, 0x68, 0x12345
 		e.must(a.qp.Modify(c.rtr(av, z.qp.QPN(), 0), rcRTR))
 		e.must(a.qp.Modify(c.rts(a.qp.QPN(), 0), rcRTS))
@@ -27,7 +27,7 @@ var modifyTests = []test{
 			q.MaxRdAtomic != 4 || q.MaxDestRdAtomic != 4 || q.MinRNRTimer != 9 || q.Timeout != 15 || q.RetryCnt != 5 || q.RNRRetry != 3 {
 			e.Errorf("in RTS: %+v", q)
 		}
-		if q.AV.DGID != z.gid || q.AV.SGIDIndex != a.gidIndex || q.AV.TrafficClass != 0x68 || !q.AV.IsGlobal || q.AV.Port != port {
+		if q.AV.DGID != z.gid || q.AV.SGIDIndex != a.gidIndex || q.AV.TrafficClass != 0x68 || !q.AV.IsGlobal || q.AV.Port != port || q.AV.DLID != z.lid {
 			e.Errorf("address vector %+v", q.AV)
 		}
 		e.rule(RuleHopLimit, map[bool]string{true: asAsked, false: routesOwn}[q.AV.HopLimit == 33])

@@ -49,6 +49,7 @@ const (
 // peerParams is what one process tells the other.
 type peerParams struct {
 	GID    uverbs.GID
+	LID    uint16 // on InfiniBand
 	RC, UD uint32 // QPNs
 	Addr   uint64 // of the exposed memory
 	RKey   uint32
@@ -80,8 +81,8 @@ var processTests = []test{
 	{name: "TwoProcessesTalk", needs: []Capability{Processes}, run: func(e *env) {
 		c := e.startChild()
 		a, u := e.a.end(shape{}), e.a.end(shape{typ: uverbs.QPTypeUD})
-		peer := c.exchange(peerParams{GID: e.a.gid, RC: a.qp.QPN(), UD: u.qp.QPN(), MTU: e.a.mtu})
-		remote := &host{e: e, gid: peer.GID}
+		peer := c.exchange(peerParams{GID: e.a.gid, LID: e.a.lid, RC: a.qp.QPN(), UD: u.qp.QPN(), MTU: e.a.mtu})
+		remote := &host{e: e, gid: peer.GID, lid: peer.LID}
 		conn := rc{mtu: min(peer.MTU, e.a.mtu)}
 		e.must(a.qp.Modify(conn.init(), rcInit))
 		e.must(a.qp.Modify(conn.rtr(a.av(remote), peer.RC, 0), rcRTR))
@@ -125,8 +126,8 @@ var processTests = []test{
 	{name: "ProcessThatDiesIsNoticed", needs: []Capability{Processes}, run: func(e *env) {
 		c := e.startChild()
 		a := e.a.end(shape{})
-		peer := c.exchange(peerParams{GID: e.a.gid, RC: a.qp.QPN(), MTU: e.a.mtu})
-		remote := &host{e: e, gid: peer.GID}
+		peer := c.exchange(peerParams{GID: e.a.gid, LID: e.a.lid, RC: a.qp.QPN(), MTU: e.a.mtu})
+		remote := &host{e: e, gid: peer.GID, lid: peer.LID}
 		conn := rc{timeout: 10, retries: 2}
 		e.must(a.qp.Modify(conn.init(), rcInit))
 		e.must(a.qp.Modify(conn.rtr(a.av(remote), peer.RC, 0), rcRTR))

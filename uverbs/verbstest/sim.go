@@ -46,6 +46,36 @@ func Loopback() Backend {
 	return b
 }
 
+// InfiniBand returns a backend of two simulated devices of one fabric whose ports
+// are InfiniBand: they reach each other by LID, without a GRH.
+func InfiniBand() Backend {
+	return infiniBand("mlx5sim on InfiniBand", func() (*Pair, error) {
+		f := mlx5sim.NewFabric()
+		return simPair(
+			[]mlx5sim.Option{mlx5sim.WithFabric(f), mlx5sim.WithInfiniBand()},
+			[]mlx5sim.Option{mlx5sim.WithFabric(f), mlx5sim.WithInfiniBand()})
+	})
+}
+
+// InfiniBandOneDevice returns a backend of one simulated device that is opened twice
+// and reaches itself over its InfiniBand port, by LID and GRH.
+func InfiniBandOneDevice() Backend {
+	b := infiniBand("mlx5sim on InfiniBand, one device, with GRH", func() (*Pair, error) {
+		return simPair([]mlx5sim.Option{mlx5sim.WithFabric(mlx5sim.NewFabric()), mlx5sim.WithInfiniBand(), mlx5sim.WithMTU(uverbs.MTU1024)}, nil)
+	})
+	b.GRH = true
+	b.Lacks[Removal] = "both contexts are of one device: nobody is left to look on"
+	return b
+}
+
+func infiniBand(name string, open func() (*Pair, error)) Backend {
+	b := simBackend(name, open)
+	delete(b.Lacks, LIDs)
+	b.Lacks[Processes] = "the fabric is this process's own"
+	b.EventRounds = 10_000
+	return b
+}
+
 // simPair makes one or two devices and opens them.
 func simPair(first, second []mlx5sim.Option) (*Pair, error) {
 	a, err := mlx5sim.New(first...)
@@ -67,8 +97,10 @@ func simPair(first, second []mlx5sim.Option) (*Pair, error) {
 	return p, nil
 }
 
+const onEthernet = "the ports are Ethernet"
+
 func simBackend(name string, open func() (*Pair, error)) Backend {
-	lacks := map[Capability]string{Multicast: "mlx5sim models no groups"}
+	lacks := map[Capability]string{Multicast: "mlx5sim models no groups", LIDs: onEthernet}
 	if runtime.GOOS != "linux" {
 		const why = "this system does not check the accesses of a process to its own memory"
 		lacks[OnDemand], lacks[DMABuf] = why, why

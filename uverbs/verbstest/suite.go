@@ -29,7 +29,7 @@ type test struct {
 
 // groups is the suite, in the order in which a new device is best brought up.
 var groups = [][]test{
-	queryTests, objectTests, mrTests, faultedTests, modifyTests, rcTests, shapeTests, mixTests, ucTests, udTests, queueTests, eventTests,
+	queryTests, objectTests, mrTests, faultedTests, modifyTests, rcTests, shapeTests, mixTests, ucTests, udTests, lidTests, queueTests, eventTests,
 	rnrTests, errorTests, flushTests, atomicTests, invalidateTests, windowTests, srqTests, overrunTests, processTests, removalTests,
 }
 
@@ -121,6 +121,8 @@ type host struct {
 	ctx      *uverbs.Context
 	gid      uverbs.GID
 	gidIndex uint8
+	ib       bool       // the port's link layer is InfiniBand
+	lid      uint16     // then
 	mtu      uverbs.MTU // active
 }
 
@@ -139,6 +141,9 @@ func (e *env) open() {
 		p, err := h.ctx.QueryPort(port)
 		e.must(err)
 		h.gid, h.gidIndex, h.mtu = g.GID, uint8(g.Index), p.ActiveMTU
+		if h.ib = p.LinkLayer == uverbs.LinkLayerInfiniBand; h.ib {
+			h.lid = p.LID
+		}
 	}
 }
 

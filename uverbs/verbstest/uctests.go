@@ -14,8 +14,14 @@ const (
 // upUC brings d's QP from RESET to RTS, connected to z's.
 func (d *end) upUC(z *end, c rc) {
 	d.e.Helper()
+	d.upUCBy(z, d.av(z.host), c)
+}
+
+// upUCBy is upUC with an address vector of the caller's.
+func (d *end) upUCBy(z *end, av uverbs.AHAttr, c rc) {
+	d.e.Helper()
 	d.e.must(d.qp.Modify(c.init(), rcInit))
-	d.e.must(d.qp.Modify(c.rtr(d.av(z.host), z.qp.QPN(), z.life), ucRTR))
+	d.e.must(d.qp.Modify(c.rtr(av, z.qp.QPN(), z.life), ucRTR))
 	d.e.must(d.qp.Modify(c.rts(d.qp.QPN(), d.life), ucRTS))
 }
 

@@ -13,7 +13,8 @@ func TestVerbsOfSimulatedDevices(t *testing.T) {
 	if os.Getenv("RRPC_GUEST") != "" {
 		t.Skip("this machine is for its kernel's devices; simulated ones are the same anywhere")
 	}
-	for _, b := range []verbstest.Backend{verbstest.InProcess(), verbstest.InProcessOneDevice(), verbstest.Loopback(), verbstest.Foreign(), verbstest.ForeignLoopback()} {
+	for _, b := range []verbstest.Backend{verbstest.InProcess(), verbstest.InProcessOneDevice(), verbstest.Loopback(), verbstest.Foreign(), verbstest.ForeignLoopback(),
+		verbstest.InfiniBand(), verbstest.InfiniBandOneDevice()} {
 		verbstest.Run(t, b)
 	}
 }
