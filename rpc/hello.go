@@ -21,7 +21,7 @@ const helloVersion = 2
 //	     0    2  version, 2
 //	     2    1  window, slots
 //	     3    1  MTU, enum ibv_mtu
-//	     4    2  LID (InfiniBand)
+//	     4    2  LID on InfiniBand, else 0
 //	     6    2  credits: receive buffers that the sender keeps for this session
 //	     8    8  pair: random id of the pair of endpoints, chosen by the client
 //	    16   16  GID

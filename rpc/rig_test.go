@@ -49,9 +49,9 @@ func newRig(tb testing.TB, opts ...Option) *rig {
 }
 
 // device makes a device of the rig's fabric, and opens it.
-func (r *rig) device() *uverbs.Context {
+func (r *rig) device(opts ...mlx5sim.Option) *uverbs.Context {
 	r.Helper()
-	dev, err := mlx5sim.New(mlx5sim.InProcess(), mlx5sim.WithFabric(r.fabric))
+	dev, err := mlx5sim.New(append(opts, mlx5sim.InProcess(), mlx5sim.WithFabric(r.fabric))...)
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -67,7 +67,12 @@ func (r *rig) device() *uverbs.Context {
 
 func (r *rig) endpoint(id uint16, opts ...Option) *Endpoint {
 	r.Helper()
-	c := r.device()
+	return r.endpointOf(r.device(), id, opts...)
+}
+
+// endpointOf makes an endpoint on an opened device.
+func (r *rig) endpointOf(c *uverbs.Context, id uint16, opts ...Option) *Endpoint {
+	r.Helper()
 	// Counts of allocations are of the whole process: heartbeats, which allocate,
 	// must not fall into them.
 	nx, err := nexus.New("127.0.0.1:0", nexus.WithHeartbeat(time.Hour, 3*time.Hour))

@@ -12,6 +12,8 @@ func TestMain(m *testing.M) { rpctest.Main(m) }
 
 func TestInProcess(t *testing.T) { rpctest.Run(t, rpctest.InProcess()) }
 
+func TestInfiniBand(t *testing.T) { rpctest.Run(t, rpctest.InfiniBand()) }
+
 func TestLoopback(t *testing.T) { rpctest.Run(t, rpctest.Loopback()) }
 
 func TestTwoProcesses(t *testing.T) { rpctest.Run(t, rpctest.TwoProcesses()) }

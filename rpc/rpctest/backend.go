@@ -43,6 +43,9 @@ const (
 	// DirectWire: a message is delivered while the doorbell rings, so that one
 	// goroutine that polls both ends is all that moves.
 	DirectWire Capability = "delivery within the sender's goroutine"
+	// SlowTests: time for tests that wait a second or more for a peer's death, or for
+	// what was lost to be sent again.
+	SlowTests Capability = "time for tests that wait for seconds"
 )
 
 // ProcessConfig says how a process is to be made. The zero value will do.
@@ -169,6 +172,7 @@ type simBackend struct {
 	name string
 	opts func() []mlx5sim.Option
 	has  map[Capability]bool
+	fast string // why it lacks SlowTests; "" if it has them
 }
 
 // InProcess returns a backend whose processes are all here, with simulated
@@ -181,6 +185,20 @@ func InProcess() Backend {
 			return []mlx5sim.Option{mlx5sim.InProcess(), mlx5sim.WithFabric(fabric)}
 		},
 		has: map[Capability]bool{LocalPeers: true, DeviceRemoval: true, DirectWire: true},
+	}
+}
+
+// InfiniBand returns a backend like InProcess, of devices whose ports are
+// InfiniBand: they reach each other by LID.
+func InfiniBand() Backend {
+	fabric := mlx5sim.NewFabric()
+	return &simBackend{
+		name: "in process, InfiniBand",
+		opts: func() []mlx5sim.Option {
+			return []mlx5sim.Option{mlx5sim.WithInfiniBand(), mlx5sim.WithFabric(fabric)}
+		},
+		has:  map[Capability]bool{LocalPeers: true, DeviceRemoval: true, DirectWire: true},
+		fast: "peers die and timers expire alike on both link layers, and in process they do",
 	}
 }
 
@@ -199,6 +217,9 @@ func Loopback() Backend {
 func (b *simBackend) Name() string { return b.name }
 
 func (b *simBackend) Lacks(c Capability) string {
+	if c == SlowTests {
+		return b.fast
+	}
 	if b.has[c] {
 		return ""
 	}
@@ -246,7 +267,7 @@ func (b *deviceBackend) Name() string {
 }
 
 func (b *deviceBackend) Lacks(c Capability) string {
-	if c == LocalPeers {
+	if c == LocalPeers || c == SlowTests {
 		return ""
 	}
 	return fmt.Sprintf("a real device has no %s", c)

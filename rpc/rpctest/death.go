@@ -26,7 +26,7 @@ func reborn() ProcessConfig {
 }
 
 var deathTests = []test{
-	{"RequestsOfADeadPeerFail", nil, func(e *env) {
+	{"RequestsOfADeadPeerFail", []Capability{SlowTests}, func(e *env) {
 		srv := e.server(ServerConfig{ProcessConfig: mortal})
 		ep := e.endpoint(e.process(mortal), 1)
 		s, control := e.connect(ep, srv.URI(), 1), e.connect(ep, srv.URI(), 1)
@@ -54,7 +54,7 @@ var deathTests = []test{
 			e.must(s.Close())
 		}
 	}},
-	{"RestartedPeerIsReachedAgain", nil, func(e *env) {
+	{"RestartedPeerIsReachedAgain", []Capability{SlowTests}, func(e *env) {
 		srv := e.server(ServerConfig{ProcessConfig: reborn()})
 		ep := e.endpoint(e.process(mortal), 1)
 		old := e.connect(ep, srv.URI(), 1)
@@ -77,7 +77,7 @@ var deathTests = []test{
 		}
 		e.expect(s, ep, TypeReverse, data, reversed(data))
 	}},
-	{"LinkComesBack", nil, func(e *env) {
+	{"LinkComesBack", []Capability{SlowTests}, func(e *env) {
 		// Whether the server dies or says goodbye, and also before it was ever
 		// there: the link has a session again as soon as there is a server.
 		home := e.server(ServerConfig{ProcessConfig: reborn()})
@@ -142,7 +142,7 @@ var deathTests = []test{
 			e.must(l.Close())
 		}
 	}},
-	{"DeadClientLeavesNothingAtTheServer", nil, func(e *env) {
+	{"DeadClientLeavesNothingAtTheServer", []Capability{SlowTests}, func(e *env) {
 		srv := e.server(ServerConfig{ProcessConfig: mortal, RingDepth: 64})
 		stay := e.endpoint(e.process(mortal), 1)
 		control := e.connect(stay, srv.URI(), 1)

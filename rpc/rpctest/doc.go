@@ -3,10 +3,11 @@
 //
 // A backend makes processes: a session manager and an opened device each.
 // [InProcess] puts them all into this process, on simulated devices of one
-// fabric; [Loopback] gives every one a device that talks UDP; [TwoProcesses]
-// runs the servers as processes of the operating system, which are the test
-// binary itself; [Device] takes a real device. What a backend cannot do has a
-// name, a [Capability], and the tests that need it are skipped with the reason.
+// fabric, and so does [InfiniBand], on InfiniBand ports; [Loopback] gives
+// every one a device that talks UDP; [TwoProcesses] runs the servers as
+// processes of the operating system, which are the test binary itself;
+// [Device] takes a real device. What a backend cannot do has a name, a
+// [Capability], and the tests that need it are skipped with the reason.
 //
 // A test binary that uses TwoProcesses must have [Main] in its TestMain.
 //

@@ -38,7 +38,7 @@ var faultTests = []test{
 			e.Errorf("counters: %v", st)
 		}
 	}},
-	{"DroppedRequestsAreSentAgain", []Capability{LocalPeers}, func(e *env) {
+	{"DroppedRequestsAreSentAgain", []Capability{LocalPeers, SlowTests}, func(e *env) {
 		var f rpc.Faults
 		srv, cli, connect := e.local(rpc.WithFaults(&f))
 		Bind(srv)
@@ -98,7 +98,7 @@ var faultTests = []test{
 		}
 		e.echo(e.connect(cli, srv.URI(), 1), cli)
 	}},
-	{"SessionManagerIsKilled", nil, func(e *env) {
+	{"SessionManagerIsKilled", []Capability{SlowTests}, func(e *env) {
 		// Our own session manager goes silent: the server takes us for dead and
 		// ends its half, and so do we.
 		srv := e.server(ServerConfig{ProcessConfig: mortal, RingDepth: 32})

@@ -146,7 +146,7 @@ var openTests = []test{
 			}
 		}
 	}},
-	{"OpenReachesAPeerThatIsRestarted", nil, func(e *env) {
+	{"OpenReachesAPeerThatIsRestarted", []Capability{SlowTests}, func(e *env) {
 		// The session to the dead process fails; one opened before the new
 		// process is there comes up with it, and carries what was queued.
 		srv := e.server(ServerConfig{ProcessConfig: reborn()})

@@ -148,7 +148,7 @@ var partsTests = []test{
 			e.Errorf("counters: %v", st)
 		}
 	}},
-	{"LostDatagramsOfALongRequestAreSentAgain", []Capability{LocalPeers}, func(e *env) {
+	{"LostDatagramsOfALongRequestAreSentAgain", []Capability{LocalPeers, SlowTests}, func(e *env) {
 		var f rpc.Faults
 		opts := []rpc.Option{rpc.WithCredits(manyParts), rpc.WithLargeThreshold(1 << 20)}
 		srv := e.endpoint(e.process(ProcessConfig{}), 1, append(opts, rpc.WithFaults(&f))...)
@@ -234,7 +234,7 @@ var partsTests = []test{
 			e.same(buf.Bytes(), reversed(random(n, 9)))
 		}
 	}},
-	{"LongRequestsOfADeadPeerFail", nil, func(e *env) {
+	{"LongRequestsOfADeadPeerFail", []Capability{SlowTests}, func(e *env) {
 		srv := e.server(ServerConfig{ProcessConfig: mortal, Credits: manyParts, Threshold: 1 << 20})
 		ep := e.endpoint(e.process(mortal), 1, rpc.WithCredits(manyParts), rpc.WithLargeThreshold(1<<20))
 		s, control := e.connect(ep, srv.URI(), 1), e.connect(ep, srv.URI(), 1)

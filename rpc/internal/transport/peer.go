@@ -15,7 +15,7 @@ import (
 // to reach them.
 type Address struct {
 	GID   uverbs.GID
-	LID   uint16
+	LID   uint16 // on InfiniBand; else 0
 	QPN   uint32 // UD
 	QKey  uint32 // UD
 	RCQPN uint32
@@ -74,6 +74,9 @@ func (p *Peer) Connect(remote Address) error {
 	if remote.MTU.Bytes() == 0 {
 		return fmt.Errorf("peer's MTU %d is unknown", remote.MTU)
 	}
+	if err := t.pathTo(&remote); err != nil {
+		return err
+	}
 	p.remote = remote
 	p.av = uverbs.AHAttr{DGID: remote.GID, SGIDIndex: uint8(t.cfg.GID.Index), HopLimit: hopLimit, IsGlobal: t.cfg.Global, DLID: remote.LID, Port: t.cfg.Port}
 	ah, err := t.cfg.PD.CreateAH(&p.av)
@@ -82,6 +85,29 @@ func (p *Peer) Connect(remote Address) error {
 	}
 	p.ah = ah
 	return p.ConnectAgain(p.conn, remote.RCQPN, remote.RCPSN)
+}
+
+// lastUnicastLID: LIDs above are multicast groups, and the permissive LID.
+const lastUnicastLID = 0xbfff
+
+// pathTo refuses a peer that the port's address vectors cannot lead to. Nobody else
+// would: an InfiniBand port's GID looks like an address of RoCE, and a LID means
+// something in its own subnet alone, where another port may have it here.
+func (t *Transport) pathTo(remote *Address) error {
+	own := &t.cfg.GID.GID
+	switch {
+	case t.cfg.Global && remote.LID != 0:
+		return errors.New("the peer's port is InfiniBand, and ours is Ethernet")
+	case t.cfg.Global:
+		return nil
+	case remote.LID == 0:
+		return errors.New("the peer's port is not InfiniBand, and ours is")
+	case remote.LID > lastUnicastLID:
+		return fmt.Errorf("the peer's LID %#x is no port's", remote.LID)
+	case [8]byte(remote.GID[:8]) != [8]byte(own[:8]):
+		return fmt.Errorf("the peer is in InfiniBand subnet %x and we are in %x; there are no paths between subnets", remote.GID[:8], own[:8])
+	}
+	return nil
 }
 
 // ConnectAgain connects c, which is to replace the connection of p, to the

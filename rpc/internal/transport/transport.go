@@ -99,6 +99,9 @@ type Transport struct {
 // New creates the queues and fills the receive ring. On error it leaves
 // nothing behind.
 func New(cfg Config) (t *Transport, err error) {
+	if cfg.Global {
+		cfg.LID = 0
+	}
 	t = &Transport{cfg: cfg, chunk: chunkBytes}
 	if cfg.MaxRead != 0 {
 		t.chunk = min(t.chunk, uint64(cfg.MaxRead))
