@@ -61,10 +61,17 @@ func (e *exitError) Error() string {
 
 func (e *exitError) Unwrap() error { return e.err }
 
+// Values of --link.
+const (
+	linkEthernet   = "ethernet"
+	linkInfiniBand = "infiniband"
+)
+
 // simFlags are the flags of rrpc sim.
 type simFlags struct {
 	devices int
 	addrs   string
+	link    string
 	mtu     int
 	pcap    string
 	wire    bool
@@ -93,6 +100,7 @@ func (f *simFlags) register(fs *flag.FlagSet, stderr io.Writer) {
 	}
 	fs.IntVar(&f.devices, "devices", 1, "how many devices there are")
 	fs.StringVar(&f.addrs, "addr", "", "IP `addresses` of the devices, separated by commas (default: random loopback addresses)")
+	fs.StringVar(&f.link, "link", linkEthernet, "link `layer` of the ports: ethernet or infiniband, which stays among these devices, without packets")
 	fs.IntVar(&f.mtu, "mtu", 4096, "MTU of the ports in `bytes`: 256, 512, 1024, 2048 or 4096")
 	fs.StringVar(&f.pcap, "pcap", "", "write the packets to this `file`; with several devices, one file each, with the device's name before the suffix")
 	fs.BoolVar(&f.wire, "wire", false, "send everything as packets, also what stays among these devices; implied by --pcap and by all faults")
@@ -197,6 +205,12 @@ func (f *simFlags) devicesOf(stderr io.Writer) (_ *simDevices, err error) {
 		}
 	}
 	faulty := f.faults != (mlx5sim.Faults{})
+	switch {
+	case f.link == linkInfiniBand && (addrs != nil || f.wire || faulty || f.pcap != ""):
+		return nil, fmt.Errorf("%w: --link infiniband has no IP addresses and no packets: --addr, --wire, --pcap and faults are not possible", errUsage)
+	case f.link != linkInfiniBand && f.link != linkEthernet:
+		return nil, fmt.Errorf("%w: --link %q; %s and %s are possible", errUsage, f.link, linkEthernet, linkInfiniBand)
+	}
 	s := new(simDevices)
 	defer func() {
 		if err != nil {
@@ -206,6 +220,9 @@ func (f *simFlags) devicesOf(stderr io.Writer) (_ *simDevices, err error) {
 	for i := range f.devices {
 		name := fmt.Sprintf("mlx5_%d", i)
 		opts := []mlx5sim.Option{mlx5sim.WithName(name), mlx5sim.WithMTU(mtu)}
+		if f.link == linkInfiniBand {
+			opts = append(opts, mlx5sim.WithInfiniBand())
+		}
 		if addrs != nil {
 			opts = append(opts, mlx5sim.WithAddr(addrs[i]))
 		}

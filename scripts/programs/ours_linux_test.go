@@ -25,7 +25,7 @@ import (
 
 const (
 	qkey     = 0x11111111
-	gidIndex = 3 // RoCE v2 with the IPv4 address, on every simulated device
+	gidIndex = 3 // RoCE v2 with the IPv4 address, on every simulated Ethernet port
 	startPSN = 0xfffff0
 	memBytes = 2 << 20
 	grhBytes = 40
@@ -35,20 +35,21 @@ const (
 
 // TestLibmlx5MeetsOurVerbs has a program on the real libibverbs and libmlx5 and
 // this test on package mlx5 do to each other all that RC, UC and UD offer, every
-// byte compared: over one fabric, and over UDP.
+// byte compared: over one fabric, over UDP, and by LID on InfiniBand.
 func TestLibmlx5MeetsOurVerbs(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		fabric *mlx5sim.Fabric // of our device; nil is another than theirs
-	}{{"one fabric", nil}, {"over UDP", mlx5sim.NewFabric()}} {
+		fabric *mlx5sim.Fabric // of our device; nil is theirs
+		opts   []mlx5sim.Option
+	}{{name: "one fabric"}, {name: "over UDP", fabric: mlx5sim.NewFabric()}, {name: "InfiniBand", opts: []mlx5sim.Option{mlx5sim.WithInfiniBand()}}} {
 		t.Run(c.name, func(t *testing.T) {
 			needs(t, python)
 			theirs := mlx5sim.NewFabric()
 			if c.fabric == nil {
 				c.fabric = theirs
 			}
-			p := startPeer(t, device(t, "mlx5_0", theirs))
-			u := openOurs(t, device(t, "mlx5_1", c.fabric))
+			p := startPeer(t, device(t, "mlx5_0", theirs, c.opts...))
+			u := openOurs(t, device(t, "mlx5_1", c.fabric, c.opts...))
 			p.ask(t, &p.hello, "hello")
 			u.connect(t, p)
 			for _, n := range []int{0, 1, 64, 1023, 1024, 1025, 4096, 300_000} {
@@ -194,9 +195,9 @@ func exchangeErrors(t *testing.T, u *ours, p *peer) {
 }
 
 // device makes a simulated device that lives as long as the test.
-func device(t *testing.T, name string, f *mlx5sim.Fabric) *mlx5sim.Device {
+func device(t *testing.T, name string, f *mlx5sim.Fabric, opts ...mlx5sim.Option) *mlx5sim.Device {
 	t.Helper()
-	d, err := mlx5sim.New(mlx5sim.WithName(name), mlx5sim.WithFabric(f))
+	d, err := mlx5sim.New(append(opts, mlx5sim.WithName(name), mlx5sim.WithFabric(f))...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,6 +215,7 @@ type peer struct {
 	out   *bufio.Scanner
 	hello struct {
 		GID  string
+		LID  uint16
 		Addr uint64
 		RKey uint32
 		QPN  map[string]uint32
@@ -322,6 +324,7 @@ const guard = 64
 // ours is this side.
 type ours struct {
 	gid uverbs.GIDEntry
+	lid uint16 // on InfiniBand, whose GID is not used
 	mr  *uverbs.MR
 	cq  *uverbs.CQ
 	qps map[string]*uverbs.QP
@@ -336,6 +339,11 @@ func openOurs(t *testing.T, d *mlx5sim.Device) *ours {
 	ctx, err := d.Verbs().Open()
 	must(t, err)
 	closing(t, ctx.Close)
+	port, err := ctx.QueryPort(1)
+	must(t, err)
+	if port.LinkLayer == uverbs.LinkLayerInfiniBand {
+		u.lid = port.LID
+	}
 	table, err := ctx.QueryGIDTable()
 	must(t, err)
 	for _, e := range table {
@@ -372,6 +380,9 @@ func (u *ours) connect(t *testing.T, p *peer) {
 	gid, err := netip.ParseAddr(p.hello.GID)
 	must(t, err)
 	u.to = uverbs.AHAttr{DGID: gid.As16(), SGIDIndex: gidIndex, HopLimit: 64, IsGlobal: true, Port: 1}
+	if u.lid != 0 {
+		u.to = uverbs.AHAttr{DLID: p.hello.LID, Port: 1}
+	}
 	qpns := map[string]uint32{}
 	for kind, qp := range u.qps {
 		qpns[kind] = qp.QPN()
@@ -400,7 +411,7 @@ func (u *ours) connect(t *testing.T, p *peer) {
 	u.ah, err = u.mr.PD().CreateAH(&u.to)
 	must(t, err)
 	closing(t, u.ah.Close)
-	p.ask(t, nil, "connect", gidText(u.gid.GID), u.mr.Addr(), u.mr.RKey(), qpns, startPSN)
+	p.ask(t, nil, "connect", gidText(u.gid.GID), u.lid, u.mr.Addr(), u.mr.RKey(), qpns, startPSN)
 }
 
 // gidText is a GID as pyverbs reads it.

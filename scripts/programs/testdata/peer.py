@@ -20,11 +20,14 @@ from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.wr import SGE, RecvWR, SendWR
 
 SIZE = 2 << 20
-GID_INDEX, QKEY = 3, 0x11111111
+QKEY = 0x11111111
 ACCESS = (e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_READ
           | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_ATOMIC)
 
 ctx = Context(name=sys.argv[1])
+port = ctx.query_port(1)
+INFINIBAND = port.link_layer == e.IBV_LINK_LAYER_INFINIBAND
+GID_INDEX = 0 if INFINIBAND else 3
 pd = PD(ctx)
 mr = MR(pd, SIZE, ACCESS)
 cq = CQ(ctx, 256)
@@ -44,17 +47,19 @@ peer = {}
 
 
 def address():
+    if INFINIBAND:
+        return AHAttr(port_num=1, dlid=peer["lid"])
     route = GlobalRoute(dgid=peer["gid"], sgid_index=GID_INDEX)
     return AHAttr(port_num=1, is_global=1, gr=route)
 
 
 def hello():
-    return {"gid": ctx.query_gid(1, GID_INDEX).gid, "addr": mr.buf, "rkey": mr.rkey,
+    return {"gid": ctx.query_gid(1, GID_INDEX).gid, "lid": port.lid, "addr": mr.buf, "rkey": mr.rkey,
             "qpn": {k: q.qp_num for k, q in qps.items()}}
 
 
-def connect(gid, addr, rkey, qpn, psn):
-    peer.update(gid=GID(gid), addr=addr, rkey=rkey, qpn=qpn)
+def connect(gid, lid, addr, rkey, qpn, psn):
+    peer.update(gid=GID(gid), lid=lid, addr=addr, rkey=rkey, qpn=qpn)
     for kind in ("RC", "UC"):
         a = QPAttr(port_num=1)
         a.qp_access_flags = ACCESS if kind == "RC" else e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_LOCAL_WRITE
