@@ -333,7 +333,7 @@ standard_jobs() {
 		fi
 		for loss in 1 5; do
 			if standard "hello-loss-$loss"; then
-				job "hello-loss-$loss" 120 <<<"with-loss $loss wire-hello --large 1048576"
+				job "hello-loss-$loss" 120 <<<"with-loss $loss wire-hello --large 2097152"
 			fi
 		done
 	fi
