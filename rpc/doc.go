@@ -93,15 +93,16 @@
 //	  round trip                                0.57  0.61  0.57  0.54  1.00
 //
 //	Soft-RoCE in an emulated machine, two processes,
-//	  one under way, round trip                 1.83  1.11  0.79  1.03  1.10
-//	  eight under way, time of each             0.89  0.92  0.52  1.02  0.76
+//	  one under way, round trip                 0.84  0.90  0.99  0.95  0.96
+//	  eight under way, time of each             0.79  0.90  0.93  0.90  1.06
 //
 // (BenchmarkCrossing, BenchmarkTwoProcessesCrossing and scripts/kerneltest.sh
 // --crossing. The simulator's network is the processor's work, too, and has no
-// distance. In the emulated machine each of three rounds differs from the others
-// by more than the two ways do: there it makes no difference that could be seen.)
-// So processor time is even at 2 to 3 datagrams, and the time until
-// the answer shorter by datagrams at the same sizes: hence the default, which is
+// distance. Of the emulated machine these are medians of five rounds on an
+// otherwise idle host; on a busy one the rounds differ by more than the two ways
+// do.) So processor time is even at 2 to 3 datagrams, the time until the answer is
+// shorter by datagrams at the same sizes, and on Soft-RoCE, whose RDMA is the
+// processor's work as well, beyond them: hence the default, which is
 // also what 32 credits for a window of 8 have room for. No ConnectX was measured.
 // There the device does the copying and the sending, a round trip takes 2 us or
 // so and READ has two of them more than datagrams if there are windows; what a
