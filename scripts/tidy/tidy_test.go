@@ -258,7 +258,7 @@ func TestUnfinishedWorkIsReported(t *testing.T) {
 	todo, fixme, xxx := "TO"+"DO", "FIX"+"ME", "XX"+"X"
 	expect(t, map[string]string{
 		"uverbs/a.go": goFile("uverbs") + "\n// " + todo + ": more\nfunc f() { panic(\"" + fixme + "\") } // " + xxx + "\n",
-		"uverbs/b.go": "package uverbs\n\n// FuzzXxx and mktemp XXXXXX and todos are words of their own.\n",
+		"uverbs/b.go": "package uverbs\n\n// FuzzXxx and mktemp " + xxx + xxx + " and todos are words of their own.\n",
 		"README.md":   "\n" + todo + "\n",
 	},
 		"README.md:2: "+todo+": ",
