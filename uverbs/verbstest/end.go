@@ -197,7 +197,7 @@ func (c rc) rts(qpn, life uint32) *uverbs.QPAttr {
 		RetryCnt: orDefault(c.retries, 7), RNRRetry: orDefault(c.rnr, 7)}
 }
 
-// up brings d's QP from RESET to RTS, connected to z's.
+// up brings d's QP, of RC or UC, from RESET to RTS, connected to z's.
 func (d *end) up(z *end, c rc) {
 	d.e.Helper()
 	d.upBy(z, d.av(z.host), c)
@@ -206,12 +206,16 @@ func (d *end) up(z *end, c rc) {
 // upBy is up with an address vector of the caller's.
 func (d *end) upBy(z *end, av uverbs.AHAttr, c rc) {
 	d.e.Helper()
+	rtr, rts := rcRTR, rcRTS
+	if d.qp.Type() == uverbs.QPTypeUC {
+		rtr, rts = ucRTR, ucRTS
+	}
 	d.e.must(d.qp.Modify(c.init(), rcInit))
-	d.e.must(d.qp.Modify(c.rtr(av, z.qp.QPN(), z.life), rcRTR))
-	d.e.must(d.qp.Modify(c.rts(d.qp.QPN(), d.life), rcRTS))
+	d.e.must(d.qp.Modify(c.rtr(av, z.qp.QPN(), z.life), rtr))
+	d.e.must(d.qp.Modify(c.rts(d.qp.QPN(), d.life), rts))
 }
 
-// connect makes and connects two RC ends.
+// connect makes and connects two ends, of RC unless s says UC.
 func (e *env) connect(s shape, c rc) (a, z *end) {
 	e.Helper()
 	a, z = e.a.end(s), e.z.end(s)

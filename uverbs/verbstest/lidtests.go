@@ -76,11 +76,7 @@ var lidTests = []test{
 						av = uverbs.AHAttr{DLID: to.lid, Port: port}
 					}
 					av.SL = 2
-					if typ == uverbs.QPTypeUC {
-						from.upUCBy(to, av, rc{})
-					} else {
-						from.upBy(to, av, rc{})
-					}
+					from.upBy(to, av, rc{})
 					q := from.query()
 					if q.AV.DLID != to.lid || q.AV.SL != 2 || q.AV.IsGlobal != global || q.AV.Port != port || global != (q.AV.DGID == to.gid) {
 						e.Errorf("%v, global %v: address vector %+v", typ, global, q.AV)

@@ -11,28 +11,11 @@ const (
 	ucRTS = uverbs.AttrState | uverbs.AttrSQPSN
 )
 
-// upUC brings d's QP from RESET to RTS, connected to z's.
-func (d *end) upUC(z *end, c rc) {
-	d.e.Helper()
-	d.upUCBy(z, d.av(z.host), c)
-}
-
-// upUCBy is upUC with an address vector of the caller's.
-func (d *end) upUCBy(z *end, av uverbs.AHAttr, c rc) {
-	d.e.Helper()
-	d.e.must(d.qp.Modify(c.init(), rcInit))
-	d.e.must(d.qp.Modify(c.rtr(av, z.qp.QPN(), z.life), ucRTR))
-	d.e.must(d.qp.Modify(c.rts(d.qp.QPN(), d.life), ucRTS))
-}
-
 // connectUC makes and connects two UC ends.
 func (e *env) connectUC(s shape, c rc) (a, z *end) {
 	e.Helper()
 	s.typ = uverbs.QPTypeUC
-	a, z = e.a.end(s), e.z.end(s)
-	a.upUC(z, c)
-	z.upUC(a, c)
-	return a, z
+	return e.connect(s, c)
 }
 
 // ucTests: unreliable connections have RC's SENDs and WRITEs, and nobody tells
@@ -216,8 +199,8 @@ var ucTests = []test{
 		a.sent(1, uverbs.WCSend) // nobody cares
 		a.modify(uverbs.QPStateReset)
 		z.modify(uverbs.QPStateReset)
-		a.upUC(z, rc{mtu: uverbs.MTU256})
-		z.upUC(a, rc{mtu: uverbs.MTU256})
+		a.up(z, rc{mtu: uverbs.MTU256})
+		z.up(a, rc{mtu: uverbs.MTU256})
 		works(a, z)
 		fill(src.Bytes(), 8)
 		z.recv(5, dst.SGE(0, 3000))
