@@ -57,6 +57,22 @@ var neverIssued = map[string]string{
 // isClock tells the mapping of the device's clock.
 func isClock(offset int64) bool { return offset>>20 == 5 || offset>>20 == 7 }
 
+// mapped takes the mapping at offset, which command i of the recording made, out of
+// those that we made.
+func (y *tally) mapped(t *testing.T, mmaps []int64, i int, offset int64) []int64 {
+	t.Helper()
+	if n := slices.Index(mmaps, offset); n >= 0 {
+		y.ran++
+		return slices.Delete(mmaps, n, n+1)
+	}
+	if isClock(offset) {
+		y.skip(t, "the device clock is not mapped")
+	} else {
+		t.Errorf("%d: mmap %#x was not issued", i, offset)
+	}
+	return mmaps
+}
+
 // private is what a session chooses by itself, zeroed on both sides: user
 // pointers and handles.
 var private = map[string][][2]int{
@@ -88,14 +104,7 @@ func runControlPlane(t *testing.T, f *goldenFile, y *tally) {
 	for i := range f.Commands {
 		g := &f.Commands[i]
 		if g.Via == "mmap" {
-			if n := slices.Index(mmaps, g.Offset); n >= 0 {
-				mmaps = slices.Delete(mmaps, n, n+1)
-				y.ran++
-			} else if isClock(g.Offset) {
-				y.skip(t, "the device clock is not mapped")
-			} else {
-				t.Errorf("%d: mmap %#x was not issued", i, g.Offset)
-			}
+			mmaps = y.mapped(t, mmaps, i, g.Offset)
 			continue
 		}
 		if why := neverIssued[g.Key]; why != "" {

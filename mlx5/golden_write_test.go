@@ -125,14 +125,7 @@ func runLegacyWrite(t *testing.T, f *goldenFile, y *tally) {
 			continue
 		}
 		if g.Via == "mmap" {
-			if n := slices.Index(mmaps, g.Offset); n >= 0 {
-				mmaps = slices.Delete(mmaps, n, n+1)
-				y.ran++
-			} else if isClock(g.Offset) {
-				y.skip(t, "the device clock is not mapped")
-			} else {
-				t.Errorf("%d: mmap %#x was not issued", i, g.Offset)
-			}
+			mmaps = y.mapped(t, mmaps, i, g.Offset)
 			continue
 		}
 		l := known[g.Key]
